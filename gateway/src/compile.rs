@@ -1,0 +1,1 @@
+//! `Desired → Snapshot`: builds the indexes, and hands on what must outlive a snapshot.

@@ -1,0 +1,23 @@
+//! The data plane: decides what happens to each request, and carries it there.
+//!
+//! Read `proxy` first (a request, top to bottom), then `decide`.
+//!
+//! ```text
+//! accept → door → tls → head → decide: guard → route → split → balance = Plan
+//!        → carry (retry, deadline, shadow copies) → record
+//! ```
+
+pub mod admin;
+pub mod carry;
+pub mod compile;
+pub mod decide;
+pub mod door;
+pub mod endpoint;
+pub mod health;
+pub mod proxy;
+pub mod record;
+pub mod run;
+pub mod shadow;
+pub mod snapshot;
+pub mod source;
+pub mod tls;

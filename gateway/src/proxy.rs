@@ -1,0 +1,1 @@
+//! A request, top to bottom.

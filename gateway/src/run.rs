@@ -1,0 +1,1 @@
+//! Assembles the gateway, runs it, drains it, stops it.

@@ -1,0 +1,1 @@
+//! Shadow copies of live requests: bounded, discarded or compared, never waited for.

@@ -1,0 +1,179 @@
+//! What requests see: one immutable, indexed configuration.
+//!
+//! A request loads the snapshot once, when its head has arrived, and keeps it to
+//! the end, retries included. What must outlive a snapshot sits behind an `Arc`
+//! inside it (endpoints, buckets, budgets, metrics) and is handed on in `compile`.
+//!
+//! # Invariants
+//!
+//! - Generations only grow ([`Publisher::publish`] refuses older ones).
+//! - Every index in a `Plan` is valid for the snapshot it was decided on.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue};
+use tidegate_model::desired::{Desired, Generation, Service, Shadow, Timeouts, VersionRef, Weight};
+
+use crate::carry::UpstreamTlsReady;
+use crate::decide::limit::LimitState;
+use crate::decide::route::Router;
+use crate::decide::split::Splitter;
+use crate::endpoint::Endpoint;
+use crate::health::RetryBudget;
+use crate::record::{ArmMetrics, RouteMetrics, ShadowMetrics};
+
+/// One immutable configuration, ready for requests.
+pub struct Snapshot {
+    /// What it was compiled from.
+    pub desired: Arc<Desired>,
+    /// Finds the route for a request.
+    pub router: Router,
+    /// By the index that [`Router`] returns: same order as `desired.routes`.
+    pub routes: Vec<RouteEntry>,
+    /// Same order as `desired.services`.
+    pub services: Vec<ServiceEntry>,
+    /// Same order as `desired.limits`.
+    pub limits: Vec<Arc<LimitState>>,
+}
+
+impl Snapshot {
+    /// Which configuration this is.
+    pub fn generation(&self) -> Generation {
+        self.desired.generation
+    }
+
+    /// The version that `at` names.
+    pub fn version(&self, at: VersionRef) -> &VersionEntry {
+        &self.services[at.service].versions[at.version]
+    }
+}
+
+/// A route, with everything that a request needs resolved.
+pub struct RouteEntry {
+    /// Chooses the arm; `None` where the gateway answers by itself.
+    pub splitter: Option<Splitter>,
+    /// Same order as the split's arms.
+    pub arms: Vec<ArmEntry>,
+    /// Deadlines of each arm's service with this route's overrides; same order as `arms`.
+    pub timeouts: Vec<Timeouts>,
+    /// Edits to requests.
+    pub request_headers: ReadyEdits,
+    /// Edits to responses.
+    pub response_headers: ReadyEdits,
+    /// Copies.
+    pub shadows: Vec<Arc<ShadowEntry>>,
+    /// Handles for requests that the gateway answers by itself.
+    pub metrics: RouteMetrics,
+}
+
+/// An arm of a split.
+pub struct ArmEntry {
+    /// Where it leads.
+    pub version: VersionRef,
+    /// Its share.
+    pub weight: Weight,
+    /// `shop/v1`, for logs and cookies.
+    pub label: Arc<str>,
+    /// Handles for this route and version.
+    pub metrics: ArmMetrics,
+}
+
+/// A shadow, with its bounds' live counters.
+pub struct ShadowEntry {
+    /// As configured.
+    pub spec: Shadow,
+    /// Name of the route it belongs to.
+    pub route: Arc<str>,
+    /// `shop/next`.
+    pub label: Arc<str>,
+    /// Marker headers.
+    pub mark: Vec<(HeaderName, HeaderValue)>,
+    /// Copies in flight. Handed on by `compile`.
+    pub in_flight: Arc<std::sync::atomic::AtomicUsize>,
+    /// Handles.
+    pub metrics: ShadowMetrics,
+}
+
+/// Header edits as typed values.
+#[derive(Clone, Debug, Default)]
+pub struct ReadyEdits {
+    /// Removed first.
+    pub remove: Vec<HeaderName>,
+    /// Then set.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Then added.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// A service.
+pub struct ServiceEntry {
+    /// As configured.
+    pub spec: Arc<Service>,
+    /// Same order as `spec.versions`.
+    pub versions: Vec<VersionEntry>,
+    /// Bounds retries. Handed on by `compile`.
+    pub budget: Arc<RetryBudget>,
+    /// TLS to endpoints, with files read.
+    pub tls: Option<Arc<UpstreamTlsReady>>,
+}
+
+/// A version and its endpoints.
+pub struct VersionEntry {
+    /// `shop/v1`.
+    pub label: Arc<str>,
+    /// Its endpoints. May be empty.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Configured weights, same order as `endpoints`.
+    pub weights: Vec<u32>,
+    /// State that balancing needs.
+    pub balance: crate::decide::balance::Balancer,
+}
+
+/// The only writer. Not `Clone`, and publishing takes `&mut self`, so two
+/// threads can't race to decide which snapshot is newer.
+pub struct Publisher {
+    slot: Arc<ArcSwap<Snapshot>>,
+}
+
+/// What became of a snapshot that was offered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// New requests see it.
+    Published,
+    /// It was not newer; nothing changed.
+    Stale {
+        /// The generation in force.
+        current: Generation,
+    },
+}
+
+impl Publisher {
+    /// Starts with a first snapshot.
+    pub fn starting_with(first: Snapshot) -> Self {
+        Self { slot: Arc::new(ArcSwap::from_pointee(first)) }
+    }
+
+    /// What readers load from.
+    pub fn slot(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.slot)
+    }
+
+    /// The snapshot in force.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.slot.load_full()
+    }
+
+    /// Makes `next` visible to new requests, unless it is not newer.
+    ///
+    /// Late and repeated deliveries are normal, so they are an outcome and not
+    /// an error.
+    pub fn publish(&mut self, next: Snapshot) -> Outcome {
+        let current = self.slot.load().generation();
+        if next.generation() <= current {
+            return Outcome::Stale { current };
+        }
+        self.slot.store(Arc::new(next));
+        Outcome::Published
+    }
+}

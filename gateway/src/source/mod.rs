@@ -1,0 +1,1 @@
+//! Where configurations come from: a file or folder, watched; and the history on disk.

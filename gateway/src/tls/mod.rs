@@ -1,0 +1,1 @@
+//! Certificates by server name, swapped without a pause.
