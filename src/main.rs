@@ -1,2 +1,79 @@
-//! The `tidegate` binary.
-fn main() {}
+//! The `tidegate` binary: reads the arguments, runs one command, exits.
+//!
+//! Exit codes: 0 it worked; 1 it failed; 2 the configuration or the arguments
+//! were refused. A reader that went away (`tidegate schema | head`) is success.
+
+mod check;
+mod completions;
+mod demo;
+mod demo_app;
+mod diff;
+mod explain;
+mod gateway;
+mod history;
+mod reload;
+mod restore;
+mod schema;
+mod top;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Edge gateway and traffic-control proxy.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 it worked, 1 it failed, 2 the configuration or the arguments were refused."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Gateway(gateway::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    Reload(reload::Args),
+    History(history::Args),
+    Diff(diff::Args),
+    Restore(restore::Args),
+    Top(top::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+    Demo(demo::Args),
+    DemoApp(demo_app::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Gateway(args) => gateway::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Reload(args) => reload::run(args),
+        Command::History(args) => history::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Restore(args) => restore::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Schema(args) => schema::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::DemoApp(args) => demo_app::run(args),
+    };
+    done.unwrap_or_else(|err| {
+        if err
+            .chain()
+            .any(|cause| matches!(cause.downcast_ref::<io::Error>(), Some(e) if e.kind() == io::ErrorKind::BrokenPipe))
+        {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("error: {err:#}");
+        ExitCode::FAILURE
+    })
+}
