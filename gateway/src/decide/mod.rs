@@ -25,7 +25,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use rand::Rng;
 use smallvec::SmallVec;
-use tidegate_model::desired::VersionRef;
+use tidegate_model::desired::{ListenerGuard, VersionRef};
 use tidegate_model::time::Timestamp;
 
 use crate::endpoint::Endpoint;
@@ -61,6 +61,8 @@ pub struct Connection {
     pub redirect_to: Option<u16>,
     /// TLS facts; `None` on a plain socket.
     pub tls: Option<Arc<TlsFacts>>,
+    /// Deadlines and sizes of its listener, as they were when it was accepted.
+    pub guard: Arc<ListenerGuard>,
 }
 
 /// What the handshake told.
