@@ -4,6 +4,8 @@
 //! Per connection: bounds → PROXY header → TLS → protocol → requests. The loop waits for
 //! the next request *outside* the carrier, so that an idle connection holds next to nothing.
 
+pub mod chunk;
+pub mod socket;
 pub mod stream;
 
 use std::sync::Arc;

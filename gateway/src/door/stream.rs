@@ -1,5 +1,560 @@
 //! A client's connection as the carriers see it.
+//!
+//! The door reads ahead: it takes a whole request head off the socket, checks it, and hands the
+//! carrier a stream that replays exactly that head and then the body. A carrier can't read past
+//! the end of the request it was given, so a pipelined next request stays here until its turn.
+//!
+//! # Invariants
+//!
+//! - Between [`DoorStream::begin`] and the next one, reads yield the head and body of one
+//!   request, and nothing else. Behind its end a read waits for the client to go away.
+//! - No byte is lost: what arrives early waits in `ahead`, at most [`STASH`] and one read.
+//! - The framing is lifted only when the carrier answers 101 to a request that asked for an upgrade.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+};
+use prometheus::IntCounter;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::chunk::ChunkScanner;
+use super::socket::Socket;
+
+/// Bytes that may wait behind the request being served. Beyond it the socket isn't read any
+/// further until that request is done: TCP holds the client back.
+const STASH: usize = 16 << 10;
+
+/// Bytes taken off the socket at once while a head is read. They pass over the stack, so that a
+/// connection without a request owns no buffer.
+const GULP: usize = 8 << 10;
+
+/// Bytes of an answer that are held back to leave in one packet. More than that, a flush, or a
+/// carrier that has turned to reading sends them.
+const WRITE_TOGETHER: usize = 4 << 10;
+
+/// How long a connection that ends before its request was read lingers, so that the client can
+/// read the answer before the kernel resets the connection over unread bytes.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes read and thrown away while lingering. Beyond it the connection is closed at once.
+const LINGER_BYTES: usize = 512 << 10;
+
+/// How the end of a request's body is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// By its length; 0 for a request without a body.
+    Length(u64),
+    /// By its chunking.
+    Chunked,
+}
+
+/// What reads may yield.
+#[derive(Debug)]
+enum Framing {
+    /// Everything: HTTP/2, and WebSockets once they are open.
+    Open,
+    /// So many bytes.
+    Length(u64),
+    /// The rest of the head, then a chunked body.
+    Chunked { head: usize, scanner: ChunkScanner },
+}
+
+impl Framing {
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Length(left) => *left == 0,
+            Self::Chunked { head, scanner } => *head == 0 && scanner.is_done(),
+        }
+    }
+
+    /// How many of the next bytes belong to this request.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Open => Ok(bytes.len()),
+            Self::Length(left) => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= n as u64;
+                Ok(n)
+            }
+            Self::Chunked { head, scanner } => {
+                let n = (*head).min(bytes.len());
+                *head -= n;
+                let body = scanner.scan(&bytes[n..]).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
+                Ok(n + body)
+            }
+        }
+    }
+}
+
+enum Io {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Io {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(tls) => match ready!(Pin::new(tls).poll_read(cx, buf)) {
+                // A client that hangs up without close_notify has hung up all the same. Truncation can't
+                // hurt: every request says itself how long it is.
+                Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                other => Poll::Ready(other),
+            },
+        }
+    }
+
+    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket.tcp(),
+            Self::Tls(tls) => tls.get_ref().0.tcp(),
+        }
+    }
+}
 
 /// A client's connection: TCP or TLS, with bytes that were read ahead.
-#[derive(Debug)]
-pub struct DoorStream {}
+pub struct DoorStream {
+    io: Io,
+    /// Read from the client and not yet by the carrier; the part before `at` is spent.
+    ahead: Vec<u8>,
+    at: usize,
+    framing: Framing,
+    /// The client has closed its side.
+    eof: bool,
+    /// The request asked for an upgrade and hasn't been answered for good.
+    may_upgrade: bool,
+    /// Who waits behind the end of a request that may yet be upgraded.
+    waiting: Option<Waker>,
+    /// Written by the carrier and not yet to the client.
+    out: Vec<u8>,
+    /// Something was written since the last complete flush.
+    dirty: bool,
+    /// Writes go straight to the socket: HTTP/2 collects its frames itself.
+    unbuffered: bool,
+    http2: bool,
+    ssl: Option<Arc<SslDigest>>,
+    socket: Arc<SocketDigest>,
+    /// Counts bodies whose chunking was refused.
+    bad_chunks: Option<IntCounter>,
+}
+
+impl DoorStream {
+    /// A plain connection. `peer` and `local` are what the PROXY header says, or else the socket.
+    pub fn plain(tcp: TcpStream, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self::over_socket(Socket::new(tcp), peer, local)
+    }
+
+    /// A plain connection whose first bytes were already read.
+    pub(crate) fn over_socket(mut socket: Socket, peer: SocketAddr, local: SocketAddr) -> Self {
+        let ahead = socket.take_ahead();
+        let mut stream = Self::over(Io::Plain(socket), peer, local);
+        stream.ahead = ahead;
+        stream
+    }
+
+    /// A TLS connection behind its handshake.
+    pub(crate) fn tls(tls: TlsStream<Socket>, ssl: SslDigest, peer: SocketAddr, local: SocketAddr) -> Self {
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let mut stream = Self::over(Io::Tls(Box::new(tls)), peer, local);
+        stream.ssl = Some(Arc::new(ssl));
+        if http2 {
+            stream.becomes_http2();
+        }
+        stream
+    }
+
+    fn over(io: Io, peer: SocketAddr, local: SocketAddr) -> Self {
+        let digest = SocketDigest::from_raw_fd(io.tcp().as_raw_fd());
+        // Filled in, Pingora needn't ask the kernel. Setting a fresh cell can't fail.
+        let _ = digest.peer_addr.set(Some(peer.into()));
+        let _ = digest.local_addr.set(Some(local.into()));
+        Self {
+            io,
+            ahead: Vec::new(),
+            at: 0,
+            framing: Framing::Length(0),
+            eof: false,
+            may_upgrade: false,
+            waiting: None,
+            out: Vec::new(),
+            dirty: false,
+            unbuffered: false,
+            http2: false,
+            ssl: None,
+            socket: Arc::new(digest),
+            bad_chunks: None,
+        }
+    }
+
+    /// Counts refused chunking here.
+    pub(crate) fn count_bad_chunks(&mut self, counter: IntCounter) {
+        self.bad_chunks = Some(counter);
+    }
+
+    /// What was read ahead and belongs to no request yet.
+    pub fn ahead(&self) -> &[u8] {
+        &self.ahead[self.at..]
+    }
+
+    /// Throws away the first `n` bytes that were read ahead.
+    pub(crate) fn skip(&mut self, n: usize) {
+        self.at += n;
+        debug_assert!(self.at <= self.ahead.len());
+        self.tidy();
+    }
+
+    /// Opens the stream for one request: its head of `head` bytes, which must lie in
+    /// [`DoorStream::ahead`], and its body. `may_upgrade` when it has an Upgrade header.
+    pub fn begin(&mut self, head: usize, body: Body, may_upgrade: bool) {
+        assert!(head <= self.ahead().len(), "invariant: the head was read before the request begins");
+        self.framing = match body {
+            Body::Length(n) => Framing::Length((head as u64).saturating_add(n)),
+            Body::Chunked => Framing::Chunked { head, scanner: ChunkScanner::default() },
+        };
+        self.may_upgrade = may_upgrade;
+        self.waiting = None;
+    }
+
+    /// Makes this an HTTP/2 connection: reads and writes pass straight through.
+    pub fn becomes_http2(&mut self) {
+        self.framing = Framing::Open;
+        self.unbuffered = true;
+        self.http2 = true;
+    }
+
+    /// Tells whether the request that [`DoorStream::begin`] opened was read to its end.
+    pub fn is_request_read(&self) -> bool {
+        self.framing.is_done()
+    }
+
+    /// Reads more bytes ahead; 0 when the client has closed. Holds no buffer while it waits.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush_all(cx))?;
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        self.poll_gulp(cx)
+    }
+
+    /// Gives memory back while nothing happens on the connection.
+    pub(crate) fn rest(&mut self) {
+        if self.ahead().is_empty() {
+            (self.ahead, self.at) = (Vec::new(), 0);
+        }
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
+    }
+
+    /// The socket below, for its options.
+    pub fn tcp(&self) -> &TcpStream {
+        self.io.tcp()
+    }
+
+    fn poll_gulp(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [const { MaybeUninit::<u8>::uninit() }; GULP];
+        let mut buf = ReadBuf::uninit(&mut space);
+        ready!(self.io.poll_read(cx, &mut buf))?;
+        let bytes = buf.filled();
+        self.eof |= bytes.is_empty();
+        self.ahead.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Frees what is spent, or at least moves the rest to the front when that is cheap.
+    fn tidy(&mut self) {
+        if self.at == self.ahead.len() {
+            self.ahead.clear();
+            self.at = 0;
+        } else if self.at > STASH {
+            self.ahead.drain(..self.at);
+            self.at = 0;
+        }
+    }
+
+    /// Yields bytes that were read ahead, as far as they belong to this request.
+    fn replay(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let n = self.ahead().len().min(buf.remaining());
+        let bytes = &self.ahead[self.at..self.at + n];
+        let n = match self.framing.take(bytes) {
+            Ok(n) => n,
+            Err(err) => return Err(self.refuse(err)),
+        };
+        buf.put_slice(&self.ahead[self.at..self.at + n]);
+        self.at += n;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Reads for this request; what turns out to lie behind its end goes to `ahead`.
+    fn poll_direct(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(self.io.poll_read(cx, buf))?;
+        let fresh = &buf.filled()[before..];
+        if fresh.is_empty() {
+            self.eof = true;
+            return Poll::Ready(Ok(()));
+        }
+        let n = match self.framing.take(fresh) {
+            Ok(n) => n,
+            Err(err) => {
+                buf.set_filled(before);
+                return Poll::Ready(Err(self.refuse(err)));
+            }
+        };
+        self.ahead.extend_from_slice(&fresh[n..]);
+        buf.set_filled(before + n);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Behind the end of the request: waits for the client to go away. Bytes that come
+    /// instead are the next request's.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.may_upgrade {
+            self.waiting = Some(cx.waker().clone());
+        }
+        while !self.eof && self.ahead().len() < STASH {
+            ready!(self.poll_gulp(cx))?;
+        }
+        // A client that pipelines and then closes its side still wants its answers.
+        if self.eof && self.ahead().is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn refuse(&mut self, err: io::Error) -> io::Error {
+        if let Some(counter) = self.bad_chunks.take() {
+            counter.inc();
+        }
+        err
+    }
+
+    /// Notices the answer that opens a WebSocket. Carriers write a head in one piece.
+    fn watch_answer(&mut self, bytes: &[u8]) {
+        if bytes.starts_with(b"HTTP/1.1 1") && !bytes.starts_with(b"HTTP/1.1 101") {
+            return; // 100 and 103 come before the real answer.
+        }
+        self.may_upgrade = false;
+        if bytes.starts_with(b"HTTP/1.1 101") {
+            self.framing = Framing::Open;
+            if let Some(waker) = self.waiting.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Sends everything that was written.
+    fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.dirty {
+            ready!(self.poll_send(cx))?;
+            ready!(self.io.poll_flush(cx))?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what was held back.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let n = ready!(self.io.poll_write_vectored(cx, &[IoSlice::new(&self.out)]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out.drain(..n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads and throws away until the client closes, within [`LINGER_BYTES`].
+    async fn discard(&mut self) {
+        (self.ahead, self.at) = (Vec::new(), 0);
+        let mut read = 0;
+        while read < LINGER_BYTES && !self.eof {
+            match std::future::poll_fn(|cx| self.poll_gulp(cx)).await {
+                Ok(n) => read += n,
+                Err(_) => return,
+            }
+            self.ahead.clear();
+        }
+    }
+
+    /// Closes politely: sends what is left, says that no more will come, and, where the client
+    /// may still be talking, listens for a moment so that it can read the answer.
+    pub async fn close(&mut self) {
+        let polite = async {
+            let shut = AsyncWriteExt::shutdown(self).await;
+            if shut.is_ok() && !self.eof && (!self.framing.is_done() || !self.ahead().is_empty()) {
+                self.discard().await;
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, polite).await;
+    }
+}
+
+impl fmt::Debug for DoorStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DoorStream")
+            .field("fd", &self.id())
+            .field("tls", &self.ssl.is_some())
+            .field("framing", &self.framing)
+            .field("ahead", &self.ahead().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for DoorStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // A carrier that turns to reading has nothing to add for the moment.
+        if let Poll::Ready(Err(err)) = self.poll_flush_all(cx) {
+            return Poll::Ready(Err(err));
+        }
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if self.framing.is_done() {
+            return self.poll_gone(cx);
+        }
+        if !self.ahead().is_empty() {
+            return Poll::Ready(self.replay(buf));
+        }
+        self.poll_direct(cx, buf)
+    }
+}
+
+impl AsyncWrite for DoorStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.dirty = true;
+        if self.may_upgrade {
+            self.watch_answer(bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| b));
+        }
+        if self.unbuffered {
+            return self.io.poll_write_vectored(cx, bufs);
+        }
+        let total: usize = bufs.iter().map(|b| b.len()).sum();
+        if self.out.len() + total <= WRITE_TOGETHER {
+            for buf in bufs {
+                self.out.extend_from_slice(buf);
+            }
+            return Poll::Ready(Ok(total));
+        }
+        let this = &mut *self;
+        if this.out.is_empty() {
+            return this.io.poll_write_vectored(cx, bufs);
+        }
+        // What was held back leaves together with the first of the new bytes.
+        let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| b);
+        loop {
+            let n = ready!(this.io.poll_write_vectored(cx, &[IoSlice::new(&this.out), IoSlice::new(first)]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            if n > this.out.len() {
+                let sent = n - this.out.len();
+                this.out.clear();
+                return Poll::Ready(Ok(sent));
+            }
+            this.out.drain(..n);
+            if this.out.is_empty() {
+                return this.io.poll_write_vectored(cx, bufs);
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush_all(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.io.poll_shutdown(cx)
+    }
+}
+
+#[async_trait::async_trait]
+impl Shutdown for DoorStream {
+    async fn shutdown(&mut self) {
+        self.close().await;
+    }
+}
+
+impl UniqueID for DoorStream {
+    fn id(&self) -> i32 {
+        self.io.tcp().as_raw_fd()
+    }
+}
+
+impl Ssl for DoorStream {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.ssl.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        if self.http2 { Some(ALPN::H2) } else { self.ssl.as_ref().map(|_| ALPN::H1) }
+    }
+}
+
+impl GetTimingDigest for DoorStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new() // Asked for with every request and read by nobody: an empty one costs no allocation.
+    }
+}
+
+impl GetProxyDigest for DoorStream {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora_core::protocols::raw_connect::ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for DoorStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.socket))
+    }
+}
+
+/// The door has looked at the first bytes already; nobody else needs to.
+impl Peek for DoorStream {}
