@@ -1,7 +1,19 @@
 //! What is remembered of requests: metrics, the access log, trace context.
+//!
+//! # Invariants
+//!
+//! - A client never waits for any of it: counting takes no lock, and log lines that don't fit are lost and counted.
 
 pub mod access;
+mod cells;
+mod families;
+mod handles;
 pub mod metrics;
 pub mod trace;
 
-pub use metrics::{ArmMetrics, EndpointMetrics, Metrics, RouteMetrics, ShadowMetrics};
+pub use cells::{BOUNDS_NANOS, Level};
+pub use handles::{
+    ArmMetrics, EjectionCause, EndpointMetrics, LimitMetrics, LimitResult, Mismatch, RetryResult, RouteMetrics,
+    ServiceMetrics, ShadowDrop, ShadowMetrics, ShadowResult, TryResult, reason_label,
+};
+pub use metrics::{Metrics, ReloadResult};
