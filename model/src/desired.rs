@@ -405,8 +405,13 @@ impl Default for Eject {
 pub struct FailureRate {
     /// Share in percent, 1–100.
     pub percent: u8,
-    /// Requests in the window, at least 1.
+    /// Requests in the window, 1 to [`FailureRate::MAX_OF`].
     pub of: u32,
+}
+
+impl FailureRate {
+    /// Requests in the largest window. Each endpoint keeps one bit for each of them; a larger window is refused.
+    pub const MAX_OF: u32 = 1_024;
 }
 
 /// When and how often a request is tried again.
