@@ -1,1 +1,238 @@
 //! `Desired → Snapshot`: builds the indexes, and hands on what must outlive a snapshot.
+//!
+//! A plain function of its arguments: files were read into [`Material`] before. Endpoints, buckets,
+//! budgets and rotations are taken over from the previous snapshot by name, so that a reload forgets nothing.
+//!
+//! # Not here
+//!
+//! Whether the configuration makes sense: `model::check`. Making it visible: `snapshot::Publisher`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use tidegate_model::desired::{
+    Action, Address, Desired, EndpointSpec, HeaderEdits, Route, RouteTimeouts, Service, Shadow, Split, Timeouts,
+    Version,
+};
+
+use crate::carry::UpstreamTlsReady;
+use crate::decide::balance::Balancer;
+use crate::decide::limit::LimitState;
+use crate::decide::route::Router;
+use crate::decide::split::Splitter;
+use crate::endpoint::{Endpoint, EndpointId, Target};
+use crate::health::RetryBudget;
+use crate::record::Metrics;
+use crate::snapshot::{ArmEntry, ReadyEdits, RouteEntry, ServiceEntry, ShadowEntry, Snapshot, VersionEntry};
+
+/// What a configuration refers to outside itself, read beforehand.
+#[derive(Clone, Debug, Default)]
+pub struct Material {
+    /// TLS to endpoints, by index of the service. Shorter than the services where none follows.
+    pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
+    /// Addresses of endpoints that are named by host.
+    pub names: HashMap<(String, u16), Vec<SocketAddr>>,
+}
+
+/// Builds the snapshot for `desired`.
+pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Material, metrics: &Metrics) -> Snapshot {
+    let before = Before::new(previous);
+    let services: Vec<_> = desired
+        .services
+        .iter()
+        .enumerate()
+        .map(|(index, spec)| service(index, spec, &before, material, metrics))
+        .collect();
+    let routes = desired.routes.iter().map(|spec| route(spec, &desired, &services, &before, metrics)).collect();
+    let limits = desired
+        .limits
+        .iter()
+        .map(|spec| match before.limits.get(spec.name.as_str()) {
+            Some(state) => Arc::clone(state),
+            _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys)),
+        })
+        .collect();
+    Snapshot { router: Router::build(&desired.routes), routes, services, limits, desired }
+}
+
+/// The previous snapshot, by name.
+#[derive(Default)]
+struct Before<'a> {
+    services: HashMap<&'a str, &'a ServiceEntry>,
+    versions: HashMap<&'a str, &'a VersionEntry>,
+    endpoints: HashMap<&'a EndpointId, &'a Arc<Endpoint>>,
+    routes: HashMap<&'a str, &'a RouteEntry>,
+    limits: HashMap<&'a str, &'a Arc<LimitState>>,
+}
+
+impl<'a> Before<'a> {
+    fn new(previous: Option<&'a Snapshot>) -> Self {
+        let Some(previous) = previous else { return Self::default() };
+        let versions = || previous.services.iter().flat_map(|s| &s.versions);
+        Self {
+            services: previous.services.iter().map(|s| (s.spec.name.as_str(), s)).collect(),
+            versions: versions().map(|v| (&*v.label, v)).collect(),
+            endpoints: versions().flat_map(|v| &v.endpoints).map(|e| (&e.id, e)).collect(),
+            routes: previous.desired.routes.iter().map(|r| r.name.as_str()).zip(&previous.routes).collect(),
+            limits: previous.desired.limits.iter().map(|l| l.name.as_str()).zip(&previous.limits).collect(),
+        }
+    }
+}
+
+fn service(index: usize, spec: &Service, before: &Before<'_>, material: &Material, metrics: &Metrics) -> ServiceEntry {
+    let percent = spec.retry.budget_percent;
+    let budget = match before.services.get(spec.name.as_str()) {
+        Some(old) if old.spec.retry.budget_percent == percent => Arc::clone(&old.budget),
+        _ => Arc::new(RetryBudget::new(percent)),
+    };
+    ServiceEntry {
+        versions: spec.versions.iter().map(|v| version(spec, v, before, material, metrics)).collect(),
+        budget,
+        tls: material.upstream_tls.get(index).cloned().flatten(),
+        metrics: metrics.service(&spec.name),
+        spec: Arc::new(spec.clone()),
+    }
+}
+
+fn version(
+    service: &Service,
+    spec: &Version,
+    before: &Before<'_>,
+    material: &Material,
+    metrics: &Metrics,
+) -> VersionEntry {
+    let label: Arc<str> = format!("{}/{}", service.name, spec.name).into();
+    let (endpoints, weights): (Vec<_>, Vec<_>) = spec
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| targets(endpoint, material).into_iter().map(|target| (target, endpoint.weight)))
+        .map(|(target, weight)| {
+            let address = target.to_string();
+            let id = EndpointId::new(&service.name, &spec.name, &address);
+            let endpoint = match before.endpoints.get(&id) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Endpoint::new(id, target, metrics.endpoint(&service.name, &spec.name, &address))),
+            };
+            (endpoint, weight)
+        })
+        .unzip();
+    let rotation = before.versions.get(&*label).map(|old| &old.balance);
+    let balance = Balancer::new(&service.balance, &endpoints, &weights, rotation);
+    VersionEntry { label, endpoints, weights, balance }
+}
+
+fn targets(endpoint: &EndpointSpec, material: &Material) -> Vec<Target> {
+    match &endpoint.address {
+        Address::Tcp(address) => vec![Target::Tcp(*address)],
+        Address::Unix(path) => vec![Target::Unix(path.clone())],
+        Address::Name(host, port) => {
+            let known = material.names.get(&(host.clone(), *port));
+            known.into_iter().flatten().map(|address| Target::Tcp(*address)).collect()
+        }
+    }
+}
+
+fn route(
+    spec: &Route,
+    desired: &Desired,
+    services: &[ServiceEntry],
+    before: &Before<'_>,
+    metrics: &Metrics,
+) -> RouteEntry {
+    let old = before.routes.get(spec.name.as_str());
+    let nothing = Split::default();
+    let split = match &spec.action {
+        Action::Forward(split) => split,
+        Action::Redirect(_) | Action::Answer(_) => &nothing,
+    };
+    let arms: Vec<ArmEntry> = split
+        .arms
+        .iter()
+        .map(|arm| {
+            let service = &services[arm.version.service];
+            let version = &service.versions[arm.version.version];
+            let name = &service.spec.versions[arm.version.version].name;
+            ArmEntry {
+                version: arm.version,
+                weight: arm.weight,
+                label: Arc::clone(&version.label),
+                metrics: metrics.arm(&spec.name, &service.spec.name, name),
+            }
+        })
+        .collect();
+    let labels: Vec<_> = arms.iter().map(|arm| Arc::clone(&arm.label)).collect();
+    let splitter = match &spec.action {
+        Action::Forward(split) => Some(Splitter::new(split, &labels, old.and_then(|o| o.splitter.as_ref()))),
+        Action::Redirect(_) | Action::Answer(_) => None,
+    };
+    RouteEntry {
+        splitter,
+        timeouts: arms
+            .iter()
+            .map(|arm| timeouts(&desired.services[arm.version.service].timeouts, &spec.timeouts))
+            .collect(),
+        request_headers: edits(&spec.request_headers),
+        response_headers: edits(&spec.response_headers),
+        shadows: spec.shadows.iter().enumerate().map(|(i, s)| shadow(i, s, spec, services, old, metrics)).collect(),
+        metrics: metrics.route(&spec.name),
+        arms,
+    }
+}
+
+fn timeouts(service: &Timeouts, route: &RouteTimeouts) -> Timeouts {
+    Timeouts {
+        connect: route.connect.unwrap_or(service.connect),
+        first_byte: route.first_byte.unwrap_or(service.first_byte),
+        idle: route.idle.unwrap_or(service.idle),
+        total: route.total.or(service.total),
+    }
+}
+
+fn shadow(
+    index: usize,
+    spec: &Shadow,
+    route: &Route,
+    services: &[ServiceEntry],
+    old: Option<&&RouteEntry>,
+    metrics: &Metrics,
+) -> Arc<ShadowEntry> {
+    let service = &services[spec.to.service];
+    let version = &service.versions[spec.to.version];
+    let in_flight = old
+        .and_then(|old| old.shadows.get(index))
+        .filter(|known| known.label == version.label)
+        .map(|known| Arc::clone(&known.in_flight))
+        .unwrap_or_default();
+    Arc::new(ShadowEntry {
+        spec: spec.clone(),
+        route: route.name.as_str().into(),
+        label: Arc::clone(&version.label),
+        mark: lines(&spec.mark),
+        in_flight,
+        metrics: metrics.shadow(&route.name, &service.spec.name, &service.spec.versions[spec.to.version].name),
+    })
+}
+
+fn edits(edits: &HeaderEdits) -> ReadyEdits {
+    ReadyEdits {
+        remove: edits.remove.iter().map(|name| header_name(name)).collect(),
+        set: lines(&edits.set),
+        add: lines(&edits.add),
+    }
+}
+
+fn lines(lines: &std::collections::BTreeMap<String, String>) -> Vec<(HeaderName, HeaderValue)> {
+    lines
+        .iter()
+        .map(|(name, value)| {
+            let value = HeaderValue::from_str(value).expect("check has proven header values legal");
+            (header_name(name), value)
+        })
+        .collect()
+}
+
+fn header_name(name: &str) -> HeaderName {
+    HeaderName::try_from(name).expect("check has proven header names legal")
+}

@@ -9,11 +9,13 @@
 
 pub mod admin;
 pub mod carry;
+pub mod clock;
 pub mod compile;
 pub mod decide;
 pub mod door;
 pub mod endpoint;
 pub mod health;
+pub mod material;
 pub mod proxy;
 pub mod record;
 pub mod run;

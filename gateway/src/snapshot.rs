@@ -21,7 +21,7 @@ use crate::decide::route::Router;
 use crate::decide::split::Splitter;
 use crate::endpoint::Endpoint;
 use crate::health::RetryBudget;
-use crate::record::{ArmMetrics, RouteMetrics, ShadowMetrics};
+use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
 
 /// One immutable configuration, ready for requests.
 pub struct Snapshot {
@@ -116,6 +116,8 @@ pub struct ServiceEntry {
     pub budget: Arc<RetryBudget>,
     /// TLS to endpoints, with files read.
     pub tls: Option<Arc<UpstreamTlsReady>>,
+    /// Handles.
+    pub metrics: ServiceMetrics,
 }
 
 /// A version and its endpoints.

@@ -1,5 +1,11 @@
-//! Carries a plan out. The only folder that knows how bytes get to an endpoint.
+//! Carries a plan out. With `proxy`, the only code that knows how bytes get to an endpoint.
 
+pub mod deadline;
+pub mod edit;
+pub mod head;
 pub mod peer;
+pub mod pingora;
+pub mod respond;
+pub mod verdict;
 
 pub use peer::UpstreamTlsReady;

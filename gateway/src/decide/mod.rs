@@ -151,7 +151,7 @@ pub enum Reason {
     AllUnfit,
     /// The request is malformed or ambiguous: 400.
     BadRequest,
-    /// The endpoint could not be reached: 502.
+    /// The endpoint could not be reached: 503.
     Unreachable,
     /// The endpoint broke off, or answered with nonsense: 502.
     Broken,

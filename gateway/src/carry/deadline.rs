@@ -1,0 +1,93 @@
+//! Deadlines towards an endpoint that Pingora doesn't keep: first byte, and the whole exchange.
+//!
+//! The hooks in `proxy` say which deadline is next; [`Deadline::guard`] runs the exchange and, when
+//! that moment passes, shuts the upstream socket down. Pingora then sees a broken connection, the hooks see
+//! that the deadline was the cause, and the client gets a 504 in the ordinary way.
+//!
+//! An HTTP/2 upstream connection carries other people's streams too, so it is never shut down for one of
+//! them: there the read timeout bounds silence, and only the total deadline ends the exchange.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+
+use tidegate_model::time::Timestamp;
+
+use crate::clock;
+
+/// No socket may be shut down.
+const NO_SOCKET: i32 = -1;
+
+/// The next deadline of one exchange. Shared between the hooks and the guard, which run in the same task.
+#[derive(Debug)]
+pub struct Deadline {
+    at: AtomicU64,
+    socket: AtomicI32,
+    passed: AtomicBool,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self { at: AtomicU64::new(u64::MAX), socket: AtomicI32::new(NO_SOCKET), passed: AtomicBool::new(false) }
+    }
+}
+
+impl Deadline {
+    /// From now on, `at` is the next deadline; `None` lifts it.
+    pub fn set(&self, at: Option<Timestamp>) {
+        self.at.store(at.map_or(u64::MAX, Timestamp::as_nanos), Relaxed);
+    }
+
+    /// The socket to shut down; `None` where it is shared or closed.
+    pub fn watch(&self, socket: Option<i32>) {
+        self.socket.store(socket.unwrap_or(NO_SOCKET), Relaxed);
+    }
+
+    /// Whether a deadline has passed since the last [`Self::reset`].
+    pub fn passed(&self) -> bool {
+        self.passed.load(Relaxed)
+    }
+
+    /// Forgets the past, for another try.
+    pub fn reset(&self) {
+        self.passed.store(false, Relaxed);
+        self.watch(None);
+    }
+
+    /// Runs `exchange` and enforces the deadline in force. `None` when it had to be dropped because its
+    /// socket is shared.
+    pub async fn guard<F: Future>(&self, exchange: F) -> Option<F::Output> {
+        let mut exchange = pin!(exchange);
+        let mut timer = pin!(None::<tokio::time::Sleep>);
+        let mut armed = u64::MAX;
+        poll_fn(|cx| {
+            if let Poll::Ready(out) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(Some(out));
+            }
+            loop {
+                let at = self.at.load(Relaxed);
+                if at == u64::MAX {
+                    return Poll::Pending;
+                }
+                if at != armed {
+                    timer.set(Some(tokio::time::sleep_until(clock::instant(Timestamp::from_nanos(at)))));
+                    armed = at;
+                }
+                let sleep = timer.as_mut().as_pin_mut().expect("armed above");
+                if sleep.poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.at.store(u64::MAX, Relaxed);
+                self.passed.store(true, Relaxed);
+                let socket = self.socket.swap(NO_SOCKET, Relaxed);
+                if socket == NO_SOCKET {
+                    return Poll::Ready(None);
+                }
+                // The exchange holds the socket open while it runs, so the number can't have been reused.
+                let _ = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Both);
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,189 @@
+//! The carrier that speaks every protocol: Pingora's proxy, driven request by request.
+//!
+//! One per core, so that each core has its own pool of upstream connections. The door hands it a
+//! stream whose next request head is complete; it hands the stream back when that exchange is over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{self, H2Accept, HttpSession as Http2Session};
+use pingora_core::protocols::{Digest, Stream};
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use tokio::sync::{Notify, watch};
+use tracing::debug;
+
+use crate::carry::deadline::Deadline;
+use crate::decide::Connection;
+use crate::door::Carrier;
+use crate::door::stream::DoorStream;
+use crate::proxy::{Proxy, Shared, VISIT, Visit};
+
+/// Upstream connections that one core keeps idle, over all endpoints. Beyond it the oldest is closed.
+const IDLE_UPSTREAM_CONNECTIONS: usize = 2_048;
+
+/// Malformed streams that one HTTP/2 connection may send before it is closed.
+const MALFORMED_STREAMS: usize = 32;
+
+/// Bytes of headers on an HTTP/2 stream, decoded.
+const H2_HEADER_LIST: u32 = 32 << 10;
+
+/// Unread bytes of a request body that are drained, so that the connection can be used again, take at most this long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One core's carrier.
+pub struct PingoraCarrier {
+    proxy: Arc<HttpProxy<Proxy>>,
+    /// Pingora wants to know about shutdown; the door keeps that, so this never changes.
+    shutdown: watch::Receiver<bool>,
+    _keep: watch::Sender<bool>,
+}
+
+impl PingoraCarrier {
+    /// A carrier with its own upstream pool.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let conf = ServerConf {
+            threads: 1,
+            upstream_keepalive_pool_size: IDLE_UPSTREAM_CONNECTIONS,
+            // Attempts are counted by `proxy`; this only has to be out of the way.
+            max_retries: 16,
+            ..ServerConf::default()
+        };
+        let mut proxy = HttpProxy::new(Proxy::new(shared), Arc::new(conf));
+        proxy.handle_init_modules();
+        let (keep, shutdown) = watch::channel(false);
+        Self { proxy: Arc::new(proxy), shutdown, _keep: keep }
+    }
+
+    async fn exchange(&self, session: ServerSession, connection: Arc<Connection>) -> Option<ReusedHttpStream> {
+        let deadline = Arc::new(Deadline::default());
+        let visit = Visit { connection, deadline: Arc::clone(&deadline) };
+        let work = VISIT.scope(visit, self.proxy.process_new_http(session, &self.shutdown));
+        deadline.guard(work).await.flatten()
+    }
+}
+
+#[async_trait]
+impl Carrier for PingoraCarrier {
+    async fn http1(
+        self: Arc<Self>,
+        stream: Box<DoorStream>,
+        connection: Arc<Connection>,
+        last: bool,
+    ) -> Option<Box<DoorStream>> {
+        let guard = connection.guard.clone();
+        let mut session = ServerSession::new_http1(stream as Stream);
+        session.set_keepalive(if last { None } else { Some(guard.idle_timeout.as_secs().max(1)) });
+        session.set_read_timeout(Some(guard.body_timeout));
+        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        let reused = self.exchange(session, connection).await?;
+        let (stream, _settings) = reused.consume();
+        stream.into_any().downcast::<DoorStream>().ok()
+    }
+
+    async fn http2(
+        self: Arc<Self>,
+        stream: Box<DoorStream>,
+        connection: Arc<Connection>,
+        mut drain: watch::Receiver<bool>,
+    ) {
+        let stream = stream as Stream;
+        let digest = Arc::new(Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        });
+        let mut options = server::default_h2_options();
+        options.max_concurrent_streams(connection.guard.max_streams);
+        options.max_header_list_size(H2_HEADER_LIST);
+        let handshake = server::handshake(stream, Some(options));
+        let mut http2 = match tokio::time::timeout(connection.guard.handshake_timeout, handshake).await {
+            Ok(Ok(http2)) => http2,
+            Ok(Err(error)) => return debug!(%error, "http2 preface refused"),
+            Err(_) => return debug!("http2 preface came too late"),
+        };
+
+        let idle = connection.guard.idle_timeout;
+        let streams = Arc::new(Streams::default());
+        let mut malformed = 0;
+        let mut draining = *drain.borrow();
+        if draining {
+            http2.graceful_shutdown();
+        }
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                changed = drain.changed(), if !draining => {
+                    // A closed channel means the door itself is gone.
+                    draining = changed.is_err() || *drain.borrow();
+                    if draining {
+                        http2.graceful_shutdown();
+                    }
+                    continue;
+                }
+                accepted = Http2Session::from_h2_conn(&mut http2, Arc::clone(&digest)) => accepted,
+                () = streams.idle_for(idle) => {
+                    draining = true;
+                    http2.graceful_shutdown();
+                    continue;
+                }
+            };
+            match accepted {
+                Err(error) => return debug!(%error, "http2 connection ended"),
+                Ok(None) => return,
+                Ok(Some(H2Accept::Rejected)) => {
+                    malformed += 1;
+                    if malformed > MALFORMED_STREAMS {
+                        return debug!("http2 connection closed for malformed streams");
+                    }
+                }
+                Ok(Some(H2Accept::Session(session))) => {
+                    let place = streams.enter();
+                    let carrier = Arc::clone(&self);
+                    let connection = Arc::clone(&connection);
+                    tokio::spawn(async move {
+                        let _place = place;
+                        carrier.exchange(ServerSession::new_http2(session), connection).await;
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Streams in flight on one HTTP/2 connection.
+#[derive(Default)]
+struct Streams {
+    open: AtomicUsize,
+    last_left: Notify,
+}
+
+impl Streams {
+    fn enter(self: &Arc<Self>) -> Place {
+        self.open.fetch_add(1, Relaxed);
+        Place(Arc::clone(self))
+    }
+
+    /// Returns when no stream has been open for `span`.
+    async fn idle_for(&self, span: Duration) {
+        while self.open.load(Relaxed) != 0 {
+            self.last_left.notified().await;
+        }
+        tokio::time::sleep(span).await;
+    }
+}
+
+struct Place(Arc<Streams>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Relaxed) == 1 {
+            self.0.last_left.notify_one();
+        }
+    }
+}
