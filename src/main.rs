@@ -31,6 +31,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     after_help = "Exit codes: 0 it worked, 1 it failed, 2 the configuration or the arguments were refused."
 )]
 struct Cli {
+    /// Be killed when the process that started this one dies, however it dies.
+    #[arg(long, hide = true, global = true)]
+    end_with_parent: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,7 +55,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::parse();
+    if cli.end_with_parent {
+        demo::end_with_parent();
+    }
+    let done = match cli.command {
         Command::Gateway(args) => gateway::run(args),
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
