@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Lanes of a row. Threads beyond this number share lanes, which costs speed and no counts.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Upper bounds of every duration histogram, in nanoseconds; the last bucket, without bound, follows.
 pub const BOUNDS_NANOS: [u64; 17] = [
@@ -115,7 +115,7 @@ impl<const N: usize, const G: usize> Level<N, G> {
 }
 
 /// The lane that this thread counts in. Threads get lanes in the order of their first count.
-fn lane_of_this_thread() -> usize {
+pub(super) fn lane_of_this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static LANE: Cell<usize> = const { Cell::new(usize::MAX) };

@@ -8,6 +8,7 @@ pub mod access;
 mod cells;
 mod families;
 mod handles;
+mod line;
 pub mod metrics;
 pub mod trace;
 
