@@ -198,6 +198,11 @@ impl Health {
         None
     }
 
+    /// Whether its probe says it's down.
+    fn is_down(&self) -> bool {
+        self.down.load(Relaxed)
+    }
+
     /// Drops what probes said, because the service has none any more. Ejections stay.
     pub fn forget_probe(&self, now: Timestamp) {
         let mut ledger = self.ledger();

@@ -206,6 +206,11 @@ impl EndpointMetrics {
         self.row.gauge(ENDPOINT_DOWN).store(i64::from(!up), Relaxed);
     }
 
+    /// Shows the endpoint as not down, because it isn't probed any more.
+    pub fn unprobed(&self) {
+        self.row.gauge(ENDPOINT_DOWN).store(0, Relaxed);
+    }
+
     /// Counts one ejection and shows the endpoint as ejected.
     pub fn ejected(&self, cause: EjectionCause) {
         self.row.add(ENDPOINT_EJECTIONS + cause as usize, 1);
