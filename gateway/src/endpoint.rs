@@ -70,6 +70,14 @@ pub struct Endpoint {
     pub metrics: EndpointMetrics,
     /// What probes and traffic say about it.
     pub health: Health,
+    hot: Hot,
+}
+
+/// What every request writes, on cache lines of its own (two, because processors fetch them in pairs): the
+/// fields around it are read by every core all the time.
+#[derive(Default)]
+#[repr(align(128))]
+struct Hot {
     in_flight: AtomicU32,
     latency_nanos: AtomicU64,
     last_used: AtomicU64,
@@ -78,45 +86,37 @@ pub struct Endpoint {
 impl Endpoint {
     /// A new endpoint that nothing is known about: assumed fit.
     pub fn new(id: EndpointId, target: Target, metrics: EndpointMetrics) -> Self {
-        Self {
-            id,
-            target,
-            metrics,
-            health: Health::default(),
-            in_flight: AtomicU32::new(0),
-            latency_nanos: AtomicU64::new(0),
-            last_used: AtomicU64::new(0),
-        }
+        Self { id, target, metrics, health: Health::default(), hot: Hot::default() }
     }
 
     /// Requests being served right now by this gateway.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        self.hot.in_flight.load(Relaxed)
     }
 
     /// Counts one request in until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.hot.in_flight.fetch_add(1, Relaxed);
         self.metrics.in_flight.inc();
         InFlight(Arc::clone(self))
     }
 
     /// Exponentially weighted time to first byte in nanoseconds; 0 when unknown.
     pub fn latency_nanos(&self) -> u64 {
-        self.latency_nanos.load(Relaxed)
+        self.hot.latency_nanos.load(Relaxed)
     }
 
     /// Takes one time to first byte into the moving average (weight 1/8, as TCP's SRTT, RFC 6298).
     pub fn observe_latency(&self, nanos: u64, now: Timestamp) {
-        let old = self.latency_nanos.load(Relaxed);
+        let old = self.hot.latency_nanos.load(Relaxed);
         let new = if old == 0 { nanos } else { old - old / 8 + nanos / 8 };
-        self.latency_nanos.store(new.max(1), Relaxed);
-        self.last_used.store(now.as_nanos(), Relaxed);
+        self.hot.latency_nanos.store(new.max(1), Relaxed);
+        self.hot.last_used.store(now.as_nanos(), Relaxed);
     }
 
     /// When the latency was last observed.
     pub fn last_used(&self) -> Timestamp {
-        Timestamp::from_nanos(self.last_used.load(Relaxed))
+        Timestamp::from_nanos(self.hot.last_used.load(Relaxed))
     }
 }
 
@@ -139,7 +139,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.0.hot.in_flight.fetch_sub(1, Relaxed);
         self.0.metrics.in_flight.dec();
     }
 }
