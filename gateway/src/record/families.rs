@@ -242,6 +242,21 @@ pub(super) const SHADOW_FAMILIES: &[Family] = &[
         help: "Time that a shadow copy took, connect included.",
         shape: Shape::Seconds(SHADOW_SECONDS),
     },
+    Family {
+        name: "tidegate_shadow_incomparable_total",
+        help: "Shadow answers that could not be compared: no main answer, a body too long, or another encoding.",
+        shape: Shape::Counter(SHADOW_INCOMPARABLE),
+    },
+    Family {
+        name: "tidegate_shadow_main_first_byte_seconds",
+        help: "Time to the first byte of main answers that a shadow's was compared with.",
+        shape: Shape::Seconds(SHADOW_MAIN_FIRST_BYTE),
+    },
+    Family {
+        name: "tidegate_shadow_first_byte_seconds",
+        help: "Time to the first byte of shadow answers that were compared.",
+        shape: Shape::Seconds(SHADOW_FIRST_BYTE),
+    },
 ];
 
 /// All rows of one kind, by their label values.

@@ -350,7 +350,10 @@ pub(super) const SHADOW_COMPARED: usize = SHADOW_DONE + SHADOW_RESULTS.len();
 pub(super) const SHADOW_MISMATCHES: usize = SHADOW_COMPARED + 1;
 pub(super) const SHADOW_TRUNCATED: usize = SHADOW_MISMATCHES + MISMATCHES.len();
 pub(super) const SHADOW_SECONDS: usize = SHADOW_TRUNCATED + 1;
-pub(super) const SHADOW_SLOTS: usize = SHADOW_SECONDS + HISTOGRAM_SLOTS;
+pub(super) const SHADOW_INCOMPARABLE: usize = SHADOW_SECONDS + HISTOGRAM_SLOTS;
+pub(super) const SHADOW_MAIN_FIRST_BYTE: usize = SHADOW_INCOMPARABLE + 1;
+pub(super) const SHADOW_FIRST_BYTE: usize = SHADOW_MAIN_FIRST_BYTE + HISTOGRAM_SLOTS;
+pub(super) const SHADOW_SLOTS: usize = SHADOW_FIRST_BYTE + HISTOGRAM_SLOTS;
 pub(super) type ShadowRow = Row<SHADOW_SLOTS, 0>;
 
 /// Handles for one route and shadow.
@@ -382,6 +385,18 @@ impl ShadowMetrics {
     /// Counts one comparison of two answers.
     pub fn compared(&self) {
         self.0.add(SHADOW_COMPARED, 1);
+    }
+
+    /// Counts an answer that should have been compared but can't be: no main answer, a body too long, another encoding.
+    pub fn incomparable(&self) {
+        self.0.add(SHADOW_INCOMPARABLE, 1);
+    }
+
+    /// Takes in how long the first bytes of a pair of answers took. Over the same requests, so that the two
+    /// histograms may be held against each other.
+    pub fn first_bytes(&self, main: Duration, shadow: Duration) {
+        self.0.observe(SHADOW_MAIN_FIRST_BYTE, main);
+        self.0.observe(SHADOW_FIRST_BYTE, shadow);
     }
 
     /// Counts one difference.
