@@ -22,6 +22,7 @@ use crate::decide::balance::Balancer;
 use crate::decide::limit::LimitState;
 use crate::decide::route::Router;
 use crate::decide::split::Splitter;
+use crate::decide::{Front, RouteRules};
 use crate::endpoint::{Endpoint, EndpointId, Target};
 use crate::health::RetryBudget;
 use crate::record::Metrics;
@@ -50,11 +51,11 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .limits
         .iter()
         .map(|spec| match before.limits.get(spec.name.as_str()) {
-            Some(state) => Arc::clone(state),
+            Some(state) if state.same_definition(spec, desired.bounds.limit_keys) => Arc::clone(state),
             _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys)),
         })
         .collect();
-    Snapshot { router: Router::build(&desired.routes), routes, services, limits, desired }
+    Snapshot { front: Front::new(&desired), router: Router::build(&desired.routes), routes, services, limits, desired }
 }
 
 /// The previous snapshot, by name.
@@ -119,7 +120,8 @@ fn version(
         })
         .unzip();
     let rotation = before.versions.get(&*label).map(|old| &old.balance);
-    let balance = Balancer::new(&service.balance, &endpoints, &weights, rotation);
+    let panic_percent = service.eject.as_ref().map_or(0, |eject| eject.panic_percent);
+    let balance = Balancer::new(&service.balance, panic_percent, &endpoints, &weights, rotation);
     VersionEntry { label, endpoints, weights, balance }
 }
 
@@ -168,6 +170,7 @@ fn route(
         Action::Redirect(_) | Action::Answer(_) => None,
     };
     RouteEntry {
+        rules: RouteRules::new(spec),
         splitter,
         timeouts: arms
             .iter()

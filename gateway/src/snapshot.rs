@@ -19,6 +19,7 @@ use crate::carry::UpstreamTlsReady;
 use crate::decide::limit::LimitState;
 use crate::decide::route::Router;
 use crate::decide::split::Splitter;
+use crate::decide::{Front, RouteRules};
 use crate::endpoint::Endpoint;
 use crate::health::RetryBudget;
 use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
@@ -27,6 +28,8 @@ use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
 pub struct Snapshot {
     /// What it was compiled from.
     pub desired: Arc<Desired>,
+    /// What is asked of every request first.
+    pub front: Front,
     /// Finds the route for a request.
     pub router: Router,
     /// By the index that [`Router`] returns: same order as `desired.routes`.
@@ -51,6 +54,8 @@ impl Snapshot {
 
 /// A route, with everything that a request needs resolved.
 pub struct RouteEntry {
+    /// What it asks of a request besides matching it.
+    pub rules: RouteRules,
     /// Chooses the arm; `None` where the gateway answers by itself.
     pub splitter: Option<Splitter>,
     /// Same order as the split's arms.

@@ -1,14 +1,286 @@
 //! Named rate limits: exact token buckets in bounded memory, with bans on repetition.
+//!
+//! A bucket is one number, the moment at which it will be full again (GCRA). A request may
+//! pass if that moment is less than a whole bucket away.
+//!
+//! # Invariants
+//!
+//! - In any span of time a key passes at most `burst + span / interval` times, over all routes
+//!   that name the limit and over all cores, as long as its bucket is remembered.
+//! - At most `max_keys` buckets are remembered. What is forgotten first is what is full again
+//!   soonest; a bucket that is full already says nothing and is forgotten without loss.
+//! - A visitor can't aim at another's bucket: keys are hashed with SipHash under a random key.
+//!
+//! # Why short mutexes
+//!
+//! Taking a token reads and writes a map, which lock-free would need a fixed table that forgets
+//! early when a row is full, and then isn't exact. A shard is held for some tens of nanoseconds
+//! and there are 64 of them, so two cores seldom meet.
 
-use tidegate_model::desired::Limit;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use http::HeaderValue;
+use tidegate_model::desired::{Ban, Limit};
+use tidegate_model::time::Timestamp;
+
+use super::Head;
+use super::key::{Network, ReadyKey};
+
+/// Shards of a limit's buckets. A power of two.
+const SHARDS: usize = 64;
 
 /// The buckets and bans of one named limit. Handed on by `compile` while its definition stays the same.
-pub struct LimitState {}
+pub struct LimitState {
+    limit: Limit,
+    max_keys: usize,
+    keys: Vec<ReadyKey>,
+    interval: u64,
+    /// A full bucket, in nanoseconds.
+    depth: u64,
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+    policy: HeaderValue,
+    quoted: String,
+}
+
+type Shard = HashMap<BucketId, Bucket, BuildHasherDefault<AsItIs>>;
+
+/// What became of a request for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has one.
+    Taken {
+        /// Tokens left.
+        remaining: u32,
+        /// When the bucket is full again, in nanoseconds from now.
+        reset: u64,
+    },
+    /// There is none.
+    Refused {
+        /// When there is one, in nanoseconds from now.
+        retry_after: u64,
+    },
+    /// The key is banned.
+    Banned {
+        /// Until then.
+        until: Timestamp,
+    },
+}
+
+/// Names a bucket: the hash of its key's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BucketId(u64);
 
 impl LimitState {
     /// Empty buckets for `limit`, at most `max_keys` of them.
     pub fn new(limit: &Limit, max_keys: usize) -> Self {
-        let _ = (limit, max_keys);
-        Self {}
+        let interval = u64::try_from(limit.interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let quoted = format!("\"{}\"", limit.name.replace('\\', "\\\\").replace('"', "\\\""));
+        let window = limit.window.as_secs().max(1);
+        let policy = HeaderValue::try_from(format!("{quoted};q={};w={window}", limit.per_window));
+        Self {
+            keys: limit.keys.iter().map(ReadyKey::new).collect(),
+            interval,
+            depth: interval.saturating_mul(u64::from(limit.burst.max(1))),
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            policy: policy.unwrap_or_else(|_| HeaderValue::from_static("\"limit\"")),
+            quoted,
+            limit: limit.clone(),
+            max_keys,
+        }
+    }
+
+    /// Whether buckets may be handed on to `limit`: everything that gives them meaning is the same.
+    pub fn same_definition(&self, limit: &Limit, max_keys: usize) -> bool {
+        self.limit == *limit && self.max_keys == max_keys
+    }
+
+    /// What the configuration says.
+    pub fn spec(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// `"per_ip";q=50;w=1`, the item for RateLimit-Policy.
+    pub fn policy(&self) -> &HeaderValue {
+        &self.policy
+    }
+
+    /// The name as a structured-field string, quotes included.
+    pub fn quoted_name(&self) -> &str {
+        &self.quoted
+    }
+
+    /// The bucket of `head`. A missing key counts as the empty value.
+    pub fn bucket(&self, head: &Head<'_>, client: Network) -> BucketId {
+        let mut hasher = self.hasher.build_hasher();
+        for key in &self.keys {
+            let value = key.read(head, client);
+            let bytes = value.as_ref().map_or(&[][..], |value| value.as_bytes());
+            hasher.write_usize(bytes.len()); // So that values can't run into each other.
+            hasher.write(bytes);
+        }
+        BucketId(hasher.finish())
+    }
+
+    /// Tells what [`Self::try_take`] would, without taking a token or counting a refusal.
+    pub fn peek(&self, id: BucketId, now: Timestamp) -> Outcome {
+        let bucket = self.shard(id).get(&id).copied().unwrap_or_default();
+        self.ask(&bucket, now).0
+    }
+
+    /// Takes a token, or counts a refusal, which may begin a ban.
+    pub fn try_take(&self, id: BucketId, now: Timestamp) -> Outcome {
+        let mut shard = self.shard(id);
+        let mut bucket = shard.get(&id).copied().unwrap_or_default();
+        let (outcome, full_at) = self.ask(&bucket, now);
+        match outcome {
+            Outcome::Taken { .. } => bucket.full_at = full_at,
+            Outcome::Banned { .. } => return outcome,
+            Outcome::Refused { .. } => {
+                let Some(ban) = &self.limit.ban else { return outcome };
+                bucket.strikes = bucket.strikes.another(ban, now);
+            }
+        }
+        if !shard.contains_key(&id) {
+            self.make_room(&mut shard, now);
+        }
+        shard.insert(id, bucket);
+        match bucket.strikes.banned_until() {
+            Some(until) if until > now => Outcome::Banned { until },
+            _ => outcome,
+        }
+    }
+
+    /// How many buckets are remembered right now.
+    pub fn remembered(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// The outcome, and when the bucket would be full again if a token were taken.
+    fn ask(&self, bucket: &Bucket, now: Timestamp) -> (Outcome, u64) {
+        if let Some(until) = bucket.strikes.banned_until()
+            && until > now
+        {
+            return (Outcome::Banned { until }, bucket.full_at);
+        }
+        let full_at = bucket.full_at.max(now.as_nanos()).saturating_add(self.interval);
+        let reset = full_at - now.as_nanos();
+        if reset > self.depth {
+            return (Outcome::Refused { retry_after: reset - self.depth }, full_at);
+        }
+        let remaining = u32::try_from((self.depth - reset) / self.interval).unwrap_or(u32::MAX);
+        (Outcome::Taken { remaining, reset }, full_at)
+    }
+
+    fn shard(&self, id: BucketId) -> MutexGuard<'_, Shard> {
+        // The upper bits choose the shard, because the map uses the lower ones. A panic can't leave a bucket half written.
+        self.shards[(id.0 >> 58) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for one more. When the shard is full it forgets full buckets, and if that
+    /// frees less than a sixteenth, the sixteenth that is full again soonest: so a key that is
+    /// new costs sixteen steps on average, however many attackers there are.
+    fn make_room(&self, shard: &mut Shard, now: Timestamp) {
+        let room = (self.max_keys / SHARDS).max(1);
+        if shard.len() < room {
+            return;
+        }
+        let window = self.limit.ban.as_ref().map_or(0, |ban| nanos(ban.window));
+        shard.retain(|_, bucket| bucket.matters_until(window) > now.as_nanos());
+        let surplus = (shard.len() + room / 16 + 1).saturating_sub(room);
+        if surplus > 0 && !shard.is_empty() {
+            let mut moments: Vec<u64> = shard.values().map(|bucket| bucket.matters_until(window)).collect();
+            let last = surplus.min(moments.len()) - 1;
+            let (_, &mut border, _) = moments.select_nth_unstable(last);
+            let mut left = surplus;
+            shard.retain(|_, bucket| {
+                let forget = left > 0 && bucket.matters_until(window) <= border;
+                left -= usize::from(forget);
+                !forget
+            });
+        }
+    }
+}
+
+fn nanos(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// 16 bytes, so that a million keys with their map stay below 64 MiB.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    /// Nanoseconds; in the past for a full bucket.
+    full_at: u64,
+    strikes: Strikes,
+}
+
+impl Bucket {
+    /// Until when this bucket differs from a new one.
+    fn matters_until(&self, window: u64) -> u64 {
+        let strikes = match self.strikes.banned_until() {
+            Some(until) => until.as_nanos(),
+            None if self.strikes.count() == 0 => 0,
+            None => self.strikes.moment().as_nanos().saturating_add(window),
+        };
+        self.full_at.max(strikes)
+    }
+}
+
+/// Refusals since the first of them, or a ban, in 8 bytes: a moment in milliseconds (44 bits,
+/// 557 years) above a count (20 bits).
+#[derive(Clone, Copy, Debug, Default)]
+struct Strikes(u64);
+
+impl Strikes {
+    const COUNT_BITS: u32 = 20;
+    /// The count that means "banned until the moment". More refusals than this needn't be told apart.
+    const BANNED: u64 = (1 << Self::COUNT_BITS) - 1;
+
+    fn new(moment: Timestamp, count: u64) -> Self {
+        Self((moment.as_nanos() / 1_000_000) << Self::COUNT_BITS | count)
+    }
+
+    fn count(self) -> u64 {
+        self.0 & Self::BANNED
+    }
+
+    fn moment(self) -> Timestamp {
+        Timestamp::from_nanos((self.0 >> Self::COUNT_BITS).saturating_mul(1_000_000))
+    }
+
+    fn banned_until(self) -> Option<Timestamp> {
+        (self.count() == Self::BANNED).then(|| self.moment())
+    }
+
+    /// Counts one more refusal. The window begins with the first refusal after the one before has ended.
+    fn another(self, ban: &Ban, now: Timestamp) -> Self {
+        let goes_on = self.count() > 0 && self.banned_until().is_none() && now.since(self.moment()) <= ban.window;
+        let (since, count) = if goes_on { (self.moment(), self.count() + 1) } else { (now, 1) };
+        if count >= u64::from(ban.after) || count >= Self::BANNED {
+            // Rounded up, so that a ban is never shorter than it says.
+            return Self::new(now + ban.lasts + std::time::Duration::from_nanos(999_999), Self::BANNED);
+        }
+        Self::new(since, count)
+    }
+}
+
+/// Bucket ids are hashes already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only u64 is hashed");
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }

@@ -10,26 +10,34 @@
 //!
 //! Executing the plan is `carry`; forming opinions about endpoints is `health`.
 
+pub mod access;
 pub mod answer;
 pub mod balance;
 pub mod client;
+pub mod cors;
 pub mod key;
 pub mod limit;
+pub mod ready;
 pub mod route;
 pub mod split;
+mod target;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use rand::Rng;
 use smallvec::SmallVec;
-use tidegate_model::desired::{ListenerGuard, VersionRef};
+use tidegate_model::desired::{Action, ListenerGuard, VersionRef};
 use tidegate_model::time::Timestamp;
 
 use crate::endpoint::Endpoint;
 use crate::snapshot::Snapshot;
+use limit::{BucketId, LimitState, Outcome};
+
+pub use client::{Forwarding, forwarding};
+pub use ready::{Front, RouteRules};
 
 /// The head of a request, as a carrier read it.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +108,8 @@ pub struct Plan {
     pub balance_hash: u64,
     /// Path and query to send instead of the client's.
     pub target: Option<String>,
-    /// Headers to set on the answer: the arm's cookie, CORS, RateLimit.
+    /// Headers for the answer: the arm's cookie, CORS, RateLimit. `set-cookie` and `vary` are added to what
+    /// the endpoint sent, all others replace it.
     pub answer_headers: HeaderLines,
     /// Copies to make: index into the route's shadows, and how many.
     pub copies: SmallVec<[(usize, u32); 1]>,
@@ -171,12 +180,86 @@ pub fn decide(
     now: Timestamp,
     dice: &mut impl Rng,
 ) -> Decision {
-    let _ = (head, connection, snapshot, now, dice);
-    todo!("routing helper")
+    match plan(head, connection, snapshot, now, dice) {
+        Ok(plan) => Decision::Forward(Box::new(plan)),
+        Err(answer) => Decision::Answer(answer),
+    }
 }
 
-/// The next endpoint for a request that failed on `tried`: one that hasn't failed it, or
-/// else the only one there is. `None` when the version has none.
+/// The way to an endpoint; whatever bars it is the answer.
+fn plan(
+    head: &Head<'_>,
+    connection: &Connection,
+    snapshot: &Snapshot,
+    now: Timestamp,
+    dice: &mut impl Rng,
+) -> Result<Plan, Box<Answer>> {
+    let front = &snapshot.front;
+    let client = front.client.find(head.headers, connection.peer);
+    let network = front.client.network(client);
+    if !front.access.admits(client) {
+        return Err(answer::denied(client).into());
+    }
+    if let Some(port) = connection.redirect_to {
+        return Err(to_tls(head, client, port).into());
+    }
+
+    if let Some(preflight) = preflight(head, client, snapshot) {
+        return Err(preflight.into());
+    }
+    let route = snapshot.router.find(head).ok_or_else(|| answer::no_route(client))?;
+    let (spec, entry) = (&snapshot.desired.routes[route], &snapshot.routes[route]);
+    let mut headers = HeaderLines::new();
+    if let Some(cors) = &entry.rules.cors {
+        cors.on_answer(head, &mut headers);
+    }
+    if !entry.rules.access.admits(client) {
+        return Err(answer::denied(client).on(route, headers).into());
+    }
+    match take_tokens(&spec.limits, snapshot, head, network, now) {
+        Ok(lines) => headers.extend(lines),
+        Err((limit, refusal)) => return Err(answer::limited(client, limit, refusal, now).on(route, headers).into()),
+    }
+    if spec.max_body.is_some_and(|most| head.content_length.is_some_and(|length| length > most)) {
+        return Err(answer::body_too_large(client).on(route, headers).into());
+    }
+
+    let splitter = match (&spec.action, &entry.splitter) {
+        (Action::Forward(_), Some(splitter)) => splitter,
+        (Action::Forward(_), None) => unreachable!("compile gives every forwarding route a splitter"),
+        (Action::Answer(fixed), _) => return Err(answer::fixed(client, fixed).on(route, headers).into()),
+        (Action::Redirect(redirect), _) => {
+            let https = front.client.is_https(head, connection);
+            let port = connection.local.port();
+            let location = target::location(redirect, head, &spec.matches.path, https, port);
+            return Err(answer::redirect(client, redirect.status, location).on(route, headers).into());
+        }
+    };
+    let chosen = splitter.choose(head, network, connection.tls.is_some(), dice);
+    headers.extend(chosen.set_cookie.map(|line| (header::SET_COOKIE, line)));
+    let version = entry.arms[chosen.arm].version;
+    let balancer = &snapshot.version(version).balance;
+    let balance_hash = balancer.hash(head, network, dice);
+    let endpoint = match balancer.choose(balance_hash, now, dice) {
+        Ok(endpoint) => Arc::clone(endpoint),
+        Err(nobody) => return Err(answer::nobody(client, nobody).on(route, headers).into()),
+    };
+
+    Ok(Plan {
+        route,
+        arm: chosen.arm,
+        version,
+        endpoint,
+        client,
+        balance_hash,
+        target: spec.rewrite.path.as_ref().map(|rewrite| target::rewrite(rewrite, head, &spec.matches.path)),
+        answer_headers: headers,
+        copies: ready::copies(&spec.shadows, head.method, dice),
+    })
+}
+
+/// The next endpoint for a request that failed on `tried`: a fit one that hasn't failed it, else any that
+/// hasn't, else the same again where it is the only one. `None` when there is nobody left to ask.
 pub fn next_endpoint(
     plan: &Plan,
     tried: &[Arc<Endpoint>],
@@ -184,6 +267,56 @@ pub fn next_endpoint(
     now: Timestamp,
     dice: &mut impl Rng,
 ) -> Option<Arc<Endpoint>> {
-    let _ = (plan, tried, snapshot, now, dice);
-    todo!("routing helper")
+    snapshot.version(plan.version).balance.another(tried, plan.balance_hash, now, dice).map(Arc::clone)
+}
+
+/// The answer of a redirect listener.
+fn to_tls(head: &Head<'_>, client: IpAddr, port: u16) -> Answer {
+    match target::to_tls(head, port) {
+        Some(location) => answer::redirect(client, target::permanent(head.method), location),
+        None => Answer::text(400, Reason::BadRequest, client, "400: a redirect needs a Host header\n"),
+    }
+}
+
+/// The answer to a CORS preflight, given for the route that the announced request would take.
+fn preflight(head: &Head<'_>, client: IpAddr, snapshot: &Snapshot) -> Option<Answer> {
+    let method = cors::preflight_method(head)?;
+    let announced = Head { method: &method, ..*head };
+    let route = snapshot.router.find(&announced)?;
+    let rules = &snapshot.routes[route].rules;
+    let cors = rules.cors.as_ref().filter(|_| rules.access.admits(client))?;
+    Some(cors.preflight(head, client).on(route, HeaderLines::new()))
+}
+
+/// Takes a token from each of `limits`, or from none: all are asked before the first is taken. Only a
+/// race for the last token of a later limit can cost one of an earlier.
+fn take_tokens<'a>(
+    limits: &[usize],
+    snapshot: &'a Snapshot,
+    head: &Head<'_>,
+    client: key::Network,
+    now: Timestamp,
+) -> Result<HeaderLines, (&'a LimitState, Outcome)> {
+    if limits.is_empty() {
+        return Ok(HeaderLines::new());
+    }
+    let asked: SmallVec<[(&LimitState, BucketId); 4]> =
+        limits.iter().map(|&index| (&*snapshot.limits[index], snapshot.limits[index].bucket(head, client))).collect();
+    if asked.len() > 1 {
+        for &(limit, id) in &asked {
+            let outcome = limit.peek(id, now);
+            if !matches!(outcome, Outcome::Taken { .. }) {
+                limit.try_take(id, now); // Counts the refusal towards a ban.
+                return Err((limit, outcome));
+            }
+        }
+    }
+    let mut taken: SmallVec<[(&LimitState, u32, u64); 4]> = SmallVec::new();
+    for &(limit, id) in &asked {
+        match limit.try_take(id, now) {
+            Outcome::Taken { remaining, reset } => taken.push((limit, remaining, answer::whole_seconds(reset))),
+            refusal => return Err((limit, refusal)),
+        }
+    }
+    Ok(answer::rate_limit_headers(&taken))
 }

@@ -1,14 +1,178 @@
 //! Chooses the arm of a split for one request.
+//!
+//! Who is recognised (by `stick_by`, or by a cookie that the gateway issued) keeps their arm by
+//! rendezvous hashing (`tidegate_model::split`); everybody else is spread evenly, without dice.
+//!
+//! The issued cookie is `<id>~<arm>`: the id decides, the arm is there so that a drained arm keeps
+//! those who are on it, and so that a change of arm is noticed.
+//!
+//! # Invariants
+//!
+//! - An arm that is off is never chosen; a drained one only for holders of its cookie.
+//! - A cookie is set only when it is new or the arm has changed.
+//! - A cookie that isn't ours (malformed, oversized) is ignored and replaced.
 
-use tidegate_model::desired::Split;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use http::HeaderValue;
+use rand::Rng;
+use tidegate_model::desired::{Split, Weight};
+use tidegate_model::split::{ArmSeed, rendezvous, spread};
+
+use super::Head;
+use super::key::{Network, ReadyKey, cookie};
 
 /// Chooses arms for one split. Its rotation is handed on by `compile`.
-pub struct Splitter {}
+pub struct Splitter {
+    stick_by: Vec<ReadyKey>,
+    arms: Vec<ReadyArm>,
+    total: u64,
+    issue: Option<Issue>,
+    /// Shared with the splitter of the generation before, so that a reload doesn't restart the rotation.
+    turn: Arc<AtomicU64>,
+}
+
+struct ReadyArm {
+    seed: ArmSeed,
+    weight: u32,
+    drains: bool,
+    /// The label with whatever a cookie can't hold percent-encoded.
+    mark: String,
+}
+
+struct Issue {
+    name: Box<str>,
+    max_age: u64,
+}
+
+/// An arm, and how it was come by.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Index into the split's arms.
+    pub arm: usize,
+    /// Why this one.
+    pub why: Why,
+    /// A Set-Cookie line for the answer.
+    pub set_cookie: Option<HeaderValue>,
+}
+
+/// How an arm was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is only one with weight.
+    Only,
+    /// By this entry of `stick_by`.
+    Stuck(usize),
+    /// By the id in the gateway's cookie, known or newly issued.
+    Issued,
+    /// The arm is drained, and this visitor was on it already.
+    Drained,
+    /// Nothing to recognise the visitor by: spread evenly.
+    Spread,
+}
 
 impl Splitter {
     /// For `split`; takes over the rotation of `previous`.
-    pub fn new(split: &Split, labels: &[std::sync::Arc<str>], previous: Option<&Self>) -> Self {
-        let _ = (split, labels, previous);
-        Self {}
+    pub fn new(split: &Split, labels: &[Arc<str>], previous: Option<&Self>) -> Self {
+        let arms = split.arms.iter().zip(labels).map(|(arm, label)| ReadyArm {
+            seed: ArmSeed::new(&split.salt, label),
+            weight: match arm.weight {
+                Weight::Share(weight) => weight,
+                Weight::Drain | Weight::Off => 0,
+            },
+            drains: arm.weight == Weight::Drain,
+            mark: cookie_safe(label),
+        });
+        let arms: Vec<ReadyArm> = arms.collect();
+        let issue = |issue: &tidegate_model::desired::IssueCookie| Issue {
+            name: issue.name.as_str().into(),
+            max_age: issue.max_age.as_secs(),
+        };
+        Self {
+            stick_by: split.stick_by.iter().map(ReadyKey::new).collect(),
+            total: arms.iter().map(|arm| u64::from(arm.weight)).sum(),
+            arms,
+            issue: split.issue.as_ref().map(issue),
+            turn: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.turn)),
+        }
     }
+
+    /// The arm for `head`. `secure` marks an issued cookie for TLS only.
+    pub fn choose(&self, head: &Head<'_>, client: Network, secure: bool, dice: &mut impl Rng) -> Chosen {
+        if self.issue.is_none()
+            && let [_] = &self.arms[..]
+        {
+            return Chosen { arm: 0, why: Why::Only, set_cookie: None };
+        }
+        let stuck = self.stick_by.iter().enumerate().find_map(|(at, key)| Some((at, key.read(head, client)?)));
+        if let Some((at, value)) = stuck {
+            return Chosen { arm: self.nearest(value.as_bytes()), why: Why::Stuck(at), set_cookie: None };
+        }
+        if let Some(issue) = &self.issue {
+            return self.by_cookie(issue, head, secure, dice);
+        }
+        let mut at = spread(self.turn.fetch_add(1, Relaxed), self.total);
+        let arm = self.arms.iter().position(|arm| {
+            let weight = u64::from(arm.weight);
+            let here = at < weight;
+            at = at.saturating_sub(weight);
+            here
+        });
+        Chosen { arm: arm.unwrap_or(0), why: Why::Spread, set_cookie: None }
+    }
+
+    fn by_cookie(&self, issue: &Issue, head: &Head<'_>, secure: bool, dice: &mut impl Rng) -> Chosen {
+        let held = cookie(head.headers, &issue.name).and_then(parse);
+        let on = held.and_then(|(_, mark)| self.arms.iter().position(|arm| arm.mark == mark));
+        if let Some(arm) = on
+            && self.arms[arm].drains
+        {
+            return Chosen { arm, why: Why::Drained, set_cookie: None };
+        }
+        let fresh;
+        let id = match held {
+            Some((id, _)) => id,
+            None => {
+                fresh = format!("{:032x}", dice.random::<u128>());
+                &fresh
+            }
+        };
+        let arm = self.nearest(id.as_bytes());
+        let set_cookie = (on != Some(arm)).then(|| issue.line(id, &self.arms[arm].mark, secure));
+        Chosen { arm, why: Why::Issued, set_cookie }
+    }
+
+    fn nearest(&self, key: &[u8]) -> usize {
+        rendezvous(self.arms.iter().map(|arm| (arm.seed, arm.weight)), key).unwrap_or(0) // Check refuses a split without weight.
+    }
+}
+
+impl Issue {
+    fn line(&self, id: &str, mark: &str, secure: bool) -> HeaderValue {
+        let Self { name, max_age } = self;
+        let secure = if secure { "; Secure" } else { "" };
+        HeaderValue::try_from(format!("{name}={id}~{mark}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Lax{secure}"))
+            .expect("check refuses illegal cookie names, and the rest is plain ASCII")
+    }
+}
+
+/// Splits a cookie of ours into id and mark. Longer ids than we would ever issue are somebody else's.
+fn parse(value: &[u8]) -> Option<(&str, &str)> {
+    let (id, mark) = std::str::from_utf8(value).ok()?.split_once('~')?;
+    let ours = (16..=64).contains(&id.len()) && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    ours.then_some((id, mark))
+}
+
+fn cookie_safe(label: &str) -> String {
+    let mut safe = String::with_capacity(label.len());
+    for byte in label.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            safe.push(char::from(byte));
+        } else {
+            let _ = write!(safe, "%{byte:02x}"); // Writing to a String can't fail.
+        }
+    }
+    safe
 }

@@ -1,0 +1,64 @@
+//! What `compile` prepares so that deciding needs no look-ups: made once for each snapshot.
+
+use http::Method;
+use rand::Rng;
+use smallvec::SmallVec;
+use tidegate_model::desired::{Desired, Methods, Route, Shadow};
+
+use super::access::AccessList;
+use super::client::ClientFinder;
+use super::cors::CorsReady;
+
+/// What is asked of every request, before its route is known.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// Finds the visitor's address.
+    pub client: ClientFinder,
+    /// The global lists.
+    pub access: AccessList,
+}
+
+impl Front {
+    /// Prepares the global settings of `desired`.
+    pub fn new(desired: &Desired) -> Self {
+        Self { client: ClientFinder::new(&desired.client_ip), access: AccessList::new(&desired.access) }
+    }
+}
+
+/// What a route asks of a request, besides matching it.
+#[derive(Clone, Debug)]
+pub struct RouteRules {
+    /// The route's own lists.
+    pub access: AccessList,
+    /// Its cross-origin policy.
+    pub cors: Option<CorsReady>,
+}
+
+impl RouteRules {
+    /// Prepares `route`.
+    pub fn new(route: &Route) -> Self {
+        Self { access: AccessList::new(&route.access), cors: route.cors.as_ref().map(CorsReady::new) }
+    }
+}
+
+/// Which shadows copy this request, and how often: 250 % are two copies, and a third for every second request.
+pub(super) fn copies(shadows: &[Shadow], method: &Method, dice: &mut impl Rng) -> SmallVec<[(usize, u32); 1]> {
+    let times = |shadow: &Shadow| {
+        if !allows(&shadow.methods, method) {
+            return 0;
+        }
+        let (whole, part) = (shadow.sample / 10_000, shadow.sample % 10_000);
+        whole + u32::from(part > 0 && dice.random_range(0..10_000) < part)
+    };
+    shadows.iter().map(times).enumerate().filter(|&(_, times)| times > 0).collect()
+}
+
+/// Whether `methods` holds `method`.
+pub fn allows(methods: &Methods, method: &Method) -> bool {
+    match methods {
+        Methods::Any => true,
+        Methods::Safe => method.is_safe(),
+        Methods::Idempotent => method.is_idempotent(),
+        Methods::Only(names) => names.iter().any(|name| name == method.as_str()),
+    }
+}
