@@ -14,6 +14,7 @@ pub mod desired;
 pub mod diagnostic;
 pub mod history;
 pub mod literal;
+pub mod problems;
 pub mod reference;
 pub mod split;
 pub mod time;

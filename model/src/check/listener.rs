@@ -1,0 +1,161 @@
+//! Listeners: protocols, certificates, redirects.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::names::Names;
+use super::{Checker, networks};
+use crate::config::{Admin, At, Certificate, Listener};
+use crate::desired::{self, CertificateFiles, ListenerGuard, ListenerTls, Purpose};
+use crate::diagnostic::Diagnostic;
+use crate::literal::{Name, Speaks};
+use crate::problems::Span;
+
+impl Checker<'_, '_> {
+    pub(super) fn listeners(&mut self, names: &Names<'_, Listener>, admin: Option<&Admin>) -> Vec<desired::Listener> {
+        let mut bound: HashMap<SocketAddr, Span> = HashMap::new();
+        if let Some(admin) = admin {
+            bound.insert(admin.bind.value.0, admin.bind.span);
+        }
+        let mut ready = Vec::new();
+        for (name, listener) in names.entries() {
+            let Some(listener) = listener else { continue };
+            let address = listener.bind.value.0;
+            if let Some(first) = bound.insert(address, listener.bind.span).filter(|_| address.port() != 0) {
+                let diagnostic = Diagnostic::error("duplicate-address", format!("two listeners bind {address}"))
+                    .help("give one of them another port; routes tell hosts apart, so one listener is often enough");
+                self.problems.add_with(listener.bind.span, "again here", (first, "first here"), diagnostic);
+            }
+            ready.push(self.listener(name, listener, names));
+        }
+        ready
+    }
+
+    fn listener(&mut self, name: &At<Name>, listener: &Listener, names: &Names<'_, Listener>) -> desired::Listener {
+        let label = &name.value.0;
+        self.places.push((format!("listeners.{label}.bind"), listener.bind.span));
+        let certificates: Vec<CertificateFiles> = listener
+            .certificates
+            .iter()
+            .flat_map(|many| &many.items)
+            .enumerate()
+            .map(|(at, certificate)| self.certificate(certificate, &format!("listeners.{label}.certificates.{at}")))
+            .collect();
+        // A refused certificate still says that TLS was meant.
+        let tls = !certificates.is_empty() || (listener.certificates.is_some() && listener.damaged);
+        if let Some(written) = listener.certificates.as_ref().filter(|_| !tls) {
+            let diagnostic =
+                Diagnostic::error("no-certificates", format!("listener \"{label}\" has an empty list of certificates"))
+                    .help("add {cert: FILE, key: FILE}, or leave the key out for a plain listener");
+            self.problems.add(written.span, "there is none", diagnostic);
+        }
+        if let Some(oldest) = listener.tls_min.as_ref().filter(|_| !tls && !listener.damaged) {
+            let diagnostic = Diagnostic::error(
+                "tls-on-plain-listener",
+                format!("listener \"{label}\" has a TLS version but no certificates"),
+            )
+            .help("add certificates, or remove this key");
+            self.problems.add(oldest.span, "this listener doesn't speak TLS", diagnostic);
+        }
+        let (http1, http2) = self.protocols(label, listener, tls);
+        let only_tls13 = listener.tls_min.as_ref().is_some_and(|oldest| oldest.value.0);
+        desired::Listener {
+            name: label.clone(),
+            bind: listener.bind.value.0,
+            purpose: self.purpose(label, listener, names),
+            tls: tls.then_some(ListenerTls { certificates, only_tls13 }),
+            http1,
+            http2,
+            proxy_protocol: networks(listener.proxy_protocol.as_ref().map(|proxy| &proxy.from)),
+            guard: guard(listener),
+        }
+    }
+
+    pub(super) fn certificate(&mut self, certificate: &Certificate, key: &str) -> CertificateFiles {
+        self.places.push((format!("{key}.cert"), certificate.cert.span));
+        self.places.push((format!("{key}.key"), certificate.key.span));
+        CertificateFiles {
+            cert: self.resolve(&certificate.cert.value.0, certificate.cert.span),
+            key: self.resolve(&certificate.key.value.0, certificate.key.span),
+        }
+    }
+
+    /// Whether HTTP/1.1 and HTTP/2 are spoken.
+    fn protocols(&mut self, label: &str, listener: &Listener, tls: bool) -> (bool, bool) {
+        let Some(protocols) = &listener.protocols else { return (true, true) };
+        self.refuse_twins(protocols.items.iter().map(|protocol| (&protocol.value, protocol.span)), "protocol");
+        let (mut http1, mut http2) = (false, false);
+        for protocol in &protocols.items {
+            match (protocol.value.0, tls) {
+                (Speaks::Http1, _) => http1 = true,
+                (Speaks::H2, true) | (Speaks::H2c, false) => http2 = true,
+                (Speaks::H2, false) => {
+                    http2 = true;
+                    if !listener.damaged {
+                        let message = format!("listener \"{label}\" speaks h2 but has no certificates");
+                        let diagnostic = Diagnostic::error("h2-without-tls", message)
+                            .help("add certificates, or write h2c for HTTP/2 without TLS");
+                        self.problems.add(protocol.span, "h2 needs TLS", diagnostic);
+                    }
+                }
+                (Speaks::H2c, true) => {
+                    http2 = true;
+                    let message = format!("listener \"{label}\" has certificates, so it can't speak h2c");
+                    let diagnostic = Diagnostic::error("h2c-with-tls", message).help("write h2");
+                    self.problems.add(protocol.span, "h2c is HTTP/2 without TLS", diagnostic);
+                }
+            }
+        }
+        if protocols.items.is_empty() && !listener.damaged {
+            let diagnostic = Diagnostic::error("no-protocols", format!("listener \"{label}\" speaks no protocol"))
+                .help("write [h2, http/1.1], or leave the key out");
+            self.problems.add(protocols.span, "this list is empty", diagnostic);
+        }
+        (http1, http2)
+    }
+
+    fn purpose(&mut self, label: &str, listener: &Listener, names: &Names<'_, Listener>) -> Purpose {
+        let Some(to) = &listener.redirect_to else { return Purpose::Route };
+        let who = format!("listener \"{label}\" redirects to");
+        let Some((_, target)) = names.find((&to.value.0, to.span), &who, self.problems) else { return Purpose::Route };
+        let Some(target) = target else { return Purpose::Route };
+        let refused = if to.value.0 == label {
+            Some(("itself", "name a listener that has certificates"))
+        } else if target.certificates.is_none() && !target.damaged {
+            Some(("a listener without TLS", "name a listener that has certificates"))
+        } else if target.redirect_to.is_some() {
+            Some(("a listener that redirects too", "name the listener that routes"))
+        } else {
+            None
+        };
+        if let Some((what, help)) = refused {
+            let diagnostic =
+                Diagnostic::error("bad-redirect", format!("listener \"{label}\" redirects to {what}")).help(help);
+            self.problems.add(to.span, format!("this is {what}"), diagnostic);
+        }
+        Purpose::RedirectToTls { port: target.bind.value.0.port() }
+    }
+}
+
+fn guard(listener: &Listener) -> ListenerGuard {
+    let default = ListenerGuard::default();
+    let timeouts = listener.timeouts.as_ref();
+    ListenerGuard {
+        handshake_timeout: timeouts
+            .and_then(|timeouts| timeouts.handshake.as_ref())
+            .map_or(default.handshake_timeout, |time| time.value.0),
+        header_timeout: timeouts
+            .and_then(|timeouts| timeouts.header.as_ref())
+            .map_or(default.header_timeout, |time| time.value.0),
+        idle_timeout: timeouts
+            .and_then(|timeouts| timeouts.idle.as_ref())
+            .map_or(default.idle_timeout, |time| time.value.0),
+        body_timeout: timeouts
+            .and_then(|timeouts| timeouts.body.as_ref())
+            .map_or(default.body_timeout, |time| time.value.0),
+        max_header_bytes: listener.max_header.as_ref().map_or(default.max_header_bytes, |size| size.value.0 as usize),
+        max_headers: listener.max_headers.as_ref().map_or(default.max_headers, |number| number.value.0 as usize),
+        max_requests: listener.max_requests.as_ref().map_or(default.max_requests, |number| number.value.0 as u32),
+        max_streams: listener.max_streams.as_ref().map_or(default.max_streams, |number| number.value.0 as u32),
+    }
+}

@@ -1,0 +1,113 @@
+//! What routes match, and routes that match the same.
+
+use std::collections::HashMap;
+
+use super::Checker;
+use crate::config::{At, Match, Route, Table, ValueMatch};
+use crate::desired::{self, HostPattern, Matches, PathPattern, ValuePattern};
+use crate::diagnostic::Diagnostic;
+use crate::literal::Literal;
+
+/// What two routes must share to be twins, apart from the host.
+type Conditions = (PathPattern, Vec<String>, [Vec<(String, ValuePattern)>; 3]);
+
+impl Checker<'_, '_> {
+    pub(super) fn matches(&mut self, written: Option<&Match>) -> Matches {
+        let mut ready = Matches {
+            hosts: Vec::new(),
+            path: PathPattern::Prefix(String::new()),
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            cookies: Vec::new(),
+        };
+        let Some(written) = written else { return ready };
+        let hosts = written.host.iter().flat_map(|many| &many.items);
+        self.refuse_twins(hosts.clone().map(|host| (&host.value, host.span)), "host");
+        let methods = written.method.iter().flat_map(|many| &many.items);
+        self.refuse_twins(methods.clone().map(|method| (&method.value, method.span)), "method");
+
+        // One `*` among the hosts takes them all; desired says so with an empty list.
+        ready.hosts = hosts.map(|host| host.value.0.clone()).collect::<Option<Vec<_>>>().unwrap_or_default();
+        ready.methods = methods.map(|method| method.value.0.clone()).collect();
+        if let Some(path) = &written.path {
+            ready.path = path.value.0.clone();
+        }
+        ready.headers = values(&written.headers, |name| name.0.clone());
+        ready.query = values(&written.query, |name| name.0.clone());
+        ready.cookies = values(&written.cookies, |name| name.0.clone());
+        for (what, many) in [
+            ("host", written.host.as_ref().map(|many| (many.items.is_empty(), many.span))),
+            ("method", written.method.as_ref().map(|many| (many.items.is_empty(), many.span))),
+        ] {
+            if let Some((true, span)) = many.filter(|_| !written.damaged) {
+                let diagnostic = Diagnostic::error("empty-list", format!("an empty list of {what}s takes no request"))
+                    .help(format!("leave {what} out to take every {what}"));
+                self.problems.add(span, "this list is empty", diagnostic);
+            }
+        }
+        ready
+    }
+
+    /// Reports routes that take the same requests: the later one would never see any.
+    pub(super) fn twin_matches(&mut self, routes: &[&Route], ready: &[desired::Route]) {
+        let mut seen: HashMap<Conditions, HashMap<Option<&HostPattern>, usize>> = HashMap::with_capacity(ready.len());
+        for (at, route) in ready.iter().enumerate() {
+            if routes[at].r#match.as_ref().is_some_and(|written| written.damaged) {
+                continue; // It may mean something else once it is mended.
+            }
+            let hosts = seen.entry(conditions(&route.matches)).or_default();
+            let own: Vec<Option<&HostPattern>> = match route.matches.hosts.as_slice() {
+                [] => vec![None],
+                hosts => hosts.iter().map(Some).collect(),
+            };
+            let mut twin = None;
+            for host in own {
+                // Twins within one route have been reported as such.
+                if let Some(first) = hosts.insert(host, at).filter(|first| *first != at) {
+                    twin.get_or_insert((first, host));
+                }
+            }
+            let Some((first, host)) = twin else { continue };
+            let (name, other) = (&route.name, &ready[first].name);
+            let requests = match host {
+                Some(HostPattern::Exact(host)) if route.matches.hosts.len() > 1 => {
+                    format!("the same requests for host \"{host}\"")
+                }
+                Some(HostPattern::Wildcard(host)) if route.matches.hosts.len() > 1 => {
+                    format!("the same requests for host \"*.{host}\"")
+                }
+                _ => "the same requests".into(),
+            };
+            let message = format!("routes \"{other}\" and \"{name}\" take {requests}");
+            let diagnostic = Diagnostic::error("duplicate-match", message)
+                .help("make one of them more specific; weights between versions belong into one split");
+            let place = |route: &Route| route.r#match.as_ref().map_or(route.name.span, |written| written.span);
+            self.problems.add_with(place(routes[at]), "this", (place(routes[first]), "and this"), diagnostic);
+        }
+    }
+}
+
+fn conditions(matches: &Matches) -> Conditions {
+    let mut methods = matches.methods.clone();
+    methods.sort_unstable();
+    let sorted = |values: &[(String, ValuePattern)]| {
+        let mut values = values.to_vec();
+        values.sort_by(|(left, _), (right, _)| left.cmp(right));
+        values
+    };
+    (matches.path.clone(), methods, [sorted(&matches.headers), sorted(&matches.query), sorted(&matches.cookies)])
+}
+
+fn values<K: Literal>(table: &Table<K, ValueMatch>, name: impl Fn(&K) -> String) -> Vec<(String, ValuePattern)> {
+    let entries = table.entries.iter();
+    entries.filter_map(|(key, value): &(At<K>, _)| Some((name(&key.value), pattern(value.as_ref()?)))).collect()
+}
+
+fn pattern(written: &ValueMatch) -> ValuePattern {
+    match written {
+        ValueMatch::Exact(text) => ValuePattern::Exact(text.value.0.clone()),
+        ValueMatch::Regex(regex) => ValuePattern::Regex(regex.value.0.clone()),
+        ValueMatch::Present => ValuePattern::Present,
+    }
+}

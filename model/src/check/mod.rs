@@ -1,0 +1,277 @@
+//! `Config → Desired`, or every diagnostic at once.
+//!
+//! # Invariants
+//!
+//! - A value without errors is proof: every [`Desired`] that comes out of here holds
+//!   what its own documentation promises.
+//! - Never panics, whatever the text (a property test holds this).
+//!
+//! # Not here
+//!
+//! Literals check themselves (`literal`); keys and types are checked where a section
+//! is declared (`config`). Here is what values mean together.
+
+mod listener;
+mod matches;
+mod names;
+mod route;
+mod service;
+mod shadow;
+
+use std::collections::BTreeMap;
+use std::path::{Path as FsPath, PathBuf};
+
+use crate::config::decode::{Decode, Path};
+use crate::config::{Access, At, Bounds, ClientIp, Config, Limit, Many};
+use crate::desired::{self, Desired};
+use crate::diagnostic::{Diagnostic, Place};
+use crate::literal::{AccessLogTo, Network};
+use crate::problems::{Problems, Span};
+use crate::yaml;
+use names::Names;
+
+/// One file of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Where it was read from. Relative paths inside are resolved against its folder, so give an absolute path
+    /// where the result shall not depend on the working directory.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// A configuration that was accepted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checked {
+    /// What it means. The generation is left at 0; the source numbers it.
+    pub desired: Desired,
+    /// What was accepted, but probably isn't what was meant.
+    pub warnings: Vec<Diagnostic>,
+    /// Where things stand that only the world can refuse: ports, files, names to resolve.
+    pub places: Places,
+}
+
+/// Where things stand in the configuration, so that a port in use or a missing
+/// certificate is reported with its line.
+///
+/// Keys: `admin.bind`, `access_log`, `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert` and `….key`,
+/// `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`, `services.NAME.versions.NAME.endpoints.0`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Places(BTreeMap<String, Place>);
+
+impl Places {
+    /// The place of `key`, if the operator wrote it.
+    pub fn of(&self, key: &str) -> Option<Place> {
+        self.0.get(key).cloned()
+    }
+}
+
+/// Checks `files` together as one configuration.
+///
+/// # Errors
+///
+/// Every problem found, in file order. Warnings are among them.
+pub fn check(files: &[SourceFile]) -> Result<Checked, Vec<Diagnostic>> {
+    let mut problems = Problems::new(files);
+    let config = read(&mut problems);
+    let mut checker = Checker { problems: &mut problems, places: Vec::new() };
+    let desired = checker.config(&config);
+    let spans = checker.places;
+
+    if problems.errors() > 0 {
+        return Err(problems.finish());
+    }
+    let places = spans.into_iter().filter_map(|(key, span)| Some((key, problems.place(span)?))).collect();
+    Ok(Checked { desired, places: Places(places), warnings: problems.finish() })
+}
+
+/// Reads every file, and merges them.
+fn read(problems: &mut Problems<'_>) -> Vec<Config> {
+    let mut configs = Vec::new();
+    let mut failed = false;
+    for file in 0..problems.files().len() {
+        let before = problems.errors();
+        let Some(root) = yaml::parse(file, problems) else {
+            failed |= problems.errors() > before;
+            continue;
+        };
+        if root.is_null() {
+            continue;
+        }
+        match Config::decode(&root, &Path::ROOT, problems) {
+            Some(config) => configs.push(config),
+            None => failed = true,
+        }
+    }
+    if configs.is_empty() && !failed {
+        let start = Span { file: 0, line: 1, column: 1, length: 1 };
+        let diagnostic = Diagnostic::error("empty", "there is no configuration here")
+            .help("begin with \"version: 1\"; configs/minimal.yaml is a small example");
+        problems.add(start, "nothing is written here", diagnostic);
+    } else if !failed && configs.iter().all(|config| config.version.is_none() && !misspelt(config)) {
+        let first = configs[0].span;
+        let diagnostic = Diagnostic::error("missing-key", "the key \"version\" is missing at the top level")
+            .help("begin with \"version: 1\"");
+        problems.add(first.part(0, 1), "", diagnostic);
+    }
+    configs
+}
+
+/// Whether the version may be there under a misspelt key, or was refused.
+fn misspelt(config: &Config) -> bool {
+    config.damaged
+}
+
+/// Checks what values mean together.
+struct Checker<'p, 'f> {
+    problems: &'p mut Problems<'f>,
+    places: Vec<(String, Span)>,
+}
+
+impl<'f> Checker<'_, 'f> {
+    fn config(&mut self, configs: &[Config]) -> Desired {
+        let listeners = Names::collect("listener", configs.iter().map(|config| &config.listeners), self.problems);
+        let limits = Names::collect("limit", configs.iter().map(|config| &config.limits), self.problems);
+        let services = Names::collect("service", configs.iter().map(|config| &config.services), self.problems);
+        let routes: Vec<_> = configs.iter().flat_map(|config| config.routes.iter().flatten()).collect();
+        let admin = self.only_one(
+            "admin",
+            configs.iter().filter_map(|config| Some((config.admin.as_ref()?, config.admin.as_ref()?.span))),
+        );
+        let client_ip = self.only_one(
+            "client_ip",
+            configs.iter().filter_map(|config| Some((config.client_ip.as_ref()?, config.client_ip.as_ref()?.span))),
+        );
+        let access = self.only_one(
+            "access",
+            configs.iter().filter_map(|config| Some((config.access.as_ref()?, config.access.as_ref()?.span))),
+        );
+        let access_log = self.only_one(
+            "access_log",
+            configs.iter().filter_map(|config| Some((config.access_log.as_ref()?, config.access_log.as_ref()?.span))),
+        );
+        let bounds = self.only_one(
+            "bounds",
+            configs.iter().filter_map(|config| Some((config.bounds.as_ref()?, config.bounds.as_ref()?.span))),
+        );
+
+        let bounds = bounds.map(check_bounds).unwrap_or_default();
+        let services_ready = self.services(&services);
+        let routes_ready = self.routes(&routes, &services, &limits, &bounds);
+        Desired {
+            generation: desired::Generation::default(),
+            admin: admin.map(|admin| {
+                self.places.push(("admin.bind".into(), admin.bind.span));
+                admin.bind.value.0
+            }),
+            listeners: self.listeners(&listeners, admin),
+            client_ip: client_ip.map(check_client_ip).unwrap_or_default(),
+            access: check_access(access),
+            limits: limits.entries().map(|(name, limit)| self.limit(name, limit)).collect(),
+            services: services_ready,
+            routes: routes_ready,
+            access_log: access_log.map(|to| self.access_log(to)).unwrap_or_default(),
+            bounds,
+        }
+    }
+
+    /// The one section with this name; a second one in another file is reported.
+    fn only_one<'c, T>(&mut self, name: &str, mut sections: impl Iterator<Item = (&'c T, Span)>) -> Option<&'c T> {
+        let (first, first_span) = sections.next()?;
+        for (_, again) in sections {
+            let diagnostic =
+                Diagnostic::error("duplicate-section", format!("{name} is set in two files")).help("keep one of them");
+            self.problems.add_with(again, "again here", (first_span, "first here"), diagnostic);
+        }
+        Some(first)
+    }
+
+    fn access_log(&mut self, to: &At<AccessLogTo>) -> desired::AccessLog {
+        self.places.push(("access_log".into(), to.span));
+        match &to.value {
+            AccessLogTo::Off => desired::AccessLog::Off,
+            AccessLogTo::Stdout => desired::AccessLog::Stdout,
+            AccessLogTo::File(path) => desired::AccessLog::File(self.resolve(path, to.span)),
+        }
+    }
+
+    /// `path` against the folder of the file it was written in.
+    fn resolve(&self, path: &FsPath, span: Span) -> PathBuf {
+        let file = self.problems.files().get(span.file as usize);
+        let folder = file.and_then(|file| file.path.parent()).unwrap_or(FsPath::new(""));
+        // Collected component by component, so that `./tls/a` and `tls/a` are one path.
+        folder.join(path).components().collect()
+    }
+
+    fn limit(&mut self, name: &At<crate::literal::Name>, limit: Option<&Limit>) -> desired::Limit {
+        let mut ready = desired::Limit {
+            name: name.value.0.clone(),
+            keys: vec![desired::Key::ClientIp],
+            interval: std::time::Duration::from_secs(1),
+            burst: 1,
+            window: std::time::Duration::from_secs(1),
+            per_window: 1,
+            over: 429,
+            ban: None,
+        };
+        let Some(limit) = limit else { return ready };
+        if let Some(keys) = &limit.key {
+            self.refuse_twins(keys.items.iter().map(|key| (&key.value.0, key.span)), "key");
+            ready.keys = keys.items.iter().map(|key| key.value.0.clone()).collect();
+        }
+        let rate = limit.rate.value;
+        ready.interval = rate.interval();
+        ready.window = rate.window;
+        ready.per_window = rate.count;
+        ready.burst = limit.burst.as_ref().map_or(rate.count, |burst| burst.value.0 as u32);
+        ready.over = limit.over.as_ref().map_or(429, |over| over.value.0 as u16);
+        ready.ban = limit.then.as_ref().map(|then| then.value.0.clone());
+        ready
+    }
+
+    /// Reports an item that stands twice in a short list.
+    fn refuse_twins<'c, T: PartialEq + 'c>(&mut self, items: impl Iterator<Item = (&'c T, Span)>, what: &str) {
+        /// A longer list isn't searched: the search is quadratic, and a twin does no harm.
+        const SEARCHED: usize = 256;
+        let items: Vec<_> = items.take(SEARCHED).collect();
+        for (at, (item, span)) in items.iter().enumerate() {
+            let Some((_, first)) = items[..at].iter().find(|(earlier, _)| earlier == item) else { continue };
+            let diagnostic = Diagnostic::error("duplicate-item", format!("the same {what} is listed twice"))
+                .help("keep one of them");
+            self.problems.add_with(*span, "again here", (*first, "first here"), diagnostic);
+        }
+    }
+}
+
+fn check_client_ip(written: &ClientIp) -> desired::ClientIp {
+    let default = desired::ClientIp::default();
+    desired::ClientIp {
+        trusted: networks(written.trusted.as_ref()),
+        header: written.header.as_ref().map_or(default.header, |header| header.value.0.clone()),
+        v6_prefix: written.v6_prefix.as_ref().map_or(default.v6_prefix, |prefix| prefix.value.0 as u8),
+    }
+}
+
+fn check_access(written: Option<&Access>) -> desired::Access {
+    desired::Access {
+        allow: networks(written.and_then(|access| access.allow.as_ref())),
+        deny: networks(written.and_then(|access| access.deny.as_ref())),
+    }
+}
+
+fn networks(written: Option<&Many<At<Network>>>) -> Vec<ipnet::IpNet> {
+    written.map(|many| many.items.iter().map(|network| network.value.0).collect()).unwrap_or_default()
+}
+
+fn check_bounds(written: &Bounds) -> desired::Bounds {
+    let default = desired::Bounds::default();
+    desired::Bounds {
+        shadow_bytes: written.shadow_bytes.as_ref().map_or(default.shadow_bytes, |size| size.value.0),
+        limit_keys: written.limit_keys.as_ref().map_or(default.limit_keys, |keys| keys.value.0 as usize),
+        connections: written.connections.as_ref().map_or(default.connections, |number| number.value.0 as usize),
+        connections_per_source: written
+            .connections_per_source
+            .as_ref()
+            .map_or(default.connections_per_source, |number| number.value.0 as usize),
+    }
+}

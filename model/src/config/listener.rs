@@ -1,0 +1,95 @@
+//! The client's side: listeners, certificates, the visitor's address.
+
+use super::decode::{At, Many, section};
+use crate::literal::{Bind, FilePath, HeaderName, Name, Network, Protocol, Size, Time, TlsMin, Whole};
+
+section! {
+    /// The admin listener.
+    pub struct Admin {
+        /// Address and port. Keep it away from visitors: it isn't protected.
+        pub bind: At<Bind>,
+    }
+}
+
+section! {
+    /// A socket that visitors reach. With certificates it speaks TLS.
+    pub struct Listener {
+        /// Address and port.
+        pub bind: At<Bind>,
+        /// Protocols: `h2`, `http/1.1` with certificates (default: both), `h2c`, `http/1.1` without (default: both).
+        pub protocols: Option<Many<At<Protocol>>>,
+        /// Certificates, chosen by the name the client asks for: exact, then wildcard, then the first.
+        pub certificates: Option<Many<Certificate>>,
+        /// The oldest TLS version that is spoken.
+        #[schemars(extend("default" = "1.2"))]
+        pub tls_min: Option<At<TlsMin>>,
+        /// Sends every request to the same URL on this TLS listener, instead of routing it.
+        pub redirect_to: Option<At<Name>>,
+        /// Takes the visitor's address from a PROXY protocol header, version 1 or 2.
+        pub proxy_protocol: Option<ProxyProtocol>,
+        /// Deadlines for clients.
+        pub timeouts: Option<ListenerTimeouts>,
+        /// Bytes in the request line and headers together. Beyond it: 431.
+        #[schemars(extend("default" = "32KiB"))]
+        pub max_header: Option<At<Size>>,
+        /// Number of headers. Beyond it: 431.
+        #[schemars(extend("default" = 128))]
+        pub max_headers: Option<At<Whole<1, 1024>>>,
+        /// Requests on one connection, before it is closed politely. 0: no bound.
+        #[schemars(extend("default" = 0))]
+        pub max_requests: Option<At<Whole<0, 4_294_967_295>>>,
+        /// Concurrent streams on one HTTP/2 connection.
+        #[schemars(extend("default" = 128))]
+        pub max_streams: Option<At<Whole<1, 65_535>>>,
+    }
+}
+
+section! {
+    /// A certificate and its key. Both files are watched, and loaded again when they change.
+    pub struct Certificate {
+        /// PEM file of the chain, leaf first. Names come from the leaf.
+        pub cert: At<FilePath>,
+        /// PEM file of the private key.
+        pub key: At<FilePath>,
+    }
+}
+
+section! {
+    /// PROXY protocol in front of a listener.
+    pub struct ProxyProtocol {
+        /// Networks of the proxies that send it. A connection from one of them must begin with a PROXY header.
+        pub from: Many<At<Network>>,
+    }
+}
+
+section! {
+    /// Deadlines for clients.
+    pub struct ListenerTimeouts {
+        /// TLS handshake, PROXY header and protocol detection together.
+        #[schemars(extend("default" = "10s"))]
+        pub handshake: Option<At<Time>>,
+        /// From the first byte of a request to the end of its headers.
+        #[schemars(extend("default" = "10s"))]
+        pub header: Option<At<Time>>,
+        /// Between requests on a kept-alive connection, and on a silent WebSocket.
+        #[schemars(extend("default" = "1m15s"))]
+        pub idle: Option<At<Time>>,
+        /// Between two reads of a request body.
+        #[schemars(extend("default" = "30s"))]
+        pub body: Option<At<Time>>,
+    }
+}
+
+section! {
+    /// How the visitor's address is found behind other proxies.
+    pub struct ClientIp {
+        /// Networks of the proxies whose word is taken. Left out: nobody's.
+        pub trusted: Option<Many<At<Network>>>,
+        /// The header they speak through: `x-forwarded-for`, `forwarded`, or one that holds a single address.
+        #[schemars(extend("default" = "x-forwarded-for"))]
+        pub header: Option<At<HeaderName>>,
+        /// IPv6 clients are told apart by this many leading bits.
+        #[schemars(extend("default" = 64))]
+        pub v6_prefix: Option<At<Whole<1, 128>>>,
+    }
+}

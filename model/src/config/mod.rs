@@ -1,0 +1,106 @@
+//! The configuration as it is written.
+//!
+//! Each section is one struct; doc comments are what operators read in the reference.
+//! Values know where they stand, so that `check` can point at them.
+//!
+//! # Not here
+//!
+//! What values mean together is decided in `check`; defaults are in `desired`.
+
+pub(crate) mod decode;
+mod listener;
+mod route;
+mod service;
+
+pub use decode::{At, Many, Switch, Table};
+pub use listener::{Admin, Certificate, ClientIp, Listener, ListenerTimeouts, ProxyProtocol};
+pub use route::{
+    Answer, Cors, HeaderEdits, Issue, Match, MethodSet, Redirect, Rewrite, Route, RouteTimeouts, Shadow, Split,
+    ValueMatch,
+};
+pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls, Version};
+
+use crate::literal::{AccessLogTo, BanFor, Name, Network, Rate, Size, TokenKey, VersionNumber, Whole};
+use decode::section;
+
+section! {
+    /// The configuration of a gateway: one file, or a folder of files that are read as one.
+    pub struct Config {
+        /// The version of this format: 1. With several files, one of them says it.
+        pub version: Option<At<VersionNumber>>,
+        /// The admin listener: `/metrics`, `/healthz`, `/readyz`, `/snapshot`, `/routes`. Left out: there is none.
+        pub admin: Option<Admin>,
+        /// Sockets that visitors reach, by name.
+        pub listeners: Table<Name, Listener>,
+        /// How the visitor's address is found behind other proxies.
+        pub client_ip: Option<ClientIp>,
+        /// Who may talk to any route at all.
+        pub access: Option<Access>,
+        /// Rate limits, by name. Routes that name the same limit share its buckets.
+        pub limits: Table<Name, Limit>,
+        /// What runs behind the gateway, by name.
+        pub services: Table<Name, Service>,
+        /// Which requests go where. The most specific route wins, not the first: exact host before wildcard, then exact
+        /// path, longest prefix, method, number of headers, number of query parameters.
+        pub routes: Option<Vec<Route>>,
+        /// Where JSON access-log lines go: `off`, `stdout` or a file.
+        #[schemars(extend("default" = "off"))]
+        pub access_log: Option<At<AccessLogTo>>,
+        /// Bounds that hold for the whole process.
+        pub bounds: Option<Bounds>,
+    }
+}
+
+section! {
+    /// Allow and deny lists. Deny wins; without an allow list everybody may come.
+    pub struct Access {
+        /// Networks that may come. Left out: everybody.
+        pub allow: Option<Many<At<Network>>>,
+        /// Networks that may not, whatever `allow` says.
+        pub deny: Option<Many<At<Network>>>,
+    }
+}
+
+section! {
+    /// A rate limit: a token bucket for each value of its keys.
+    pub struct Limit {
+        /// What tells buckets apart: one key or a list.
+        #[schemars(extend("default" = "client_ip"))]
+        pub key: Option<Many<At<TokenKey>>>,
+        /// How many requests in which time.
+        pub rate: At<Rate>,
+        /// How many may come at once. Left out: as many as the rate allows in its window.
+        pub burst: Option<At<Whole<1, 1_000_000_000>>>,
+        /// The status of a refusal.
+        #[schemars(extend("default" = 429))]
+        pub over: Option<At<Whole<400, 599>>>,
+        /// What follows when refusals repeat: `ban 10m` after 20 refusals in 10 s, or `ban 10m after N in TIME`.
+        pub then: Option<At<BanFor>>,
+    }
+}
+
+section! {
+    /// Bounds that hold for the whole process.
+    pub struct Bounds {
+        /// Bytes that all shadow copies together may hold. Beyond it copies are dropped and counted.
+        #[schemars(extend("default" = "64MiB"))]
+        pub shadow_bytes: Option<At<Size>>,
+        /// Keys that one limit remembers. Beyond it the stalest are forgotten.
+        #[schemars(extend("default" = 200_000))]
+        pub limit_keys: Option<At<Whole<1, 100_000_000>>>,
+        /// Open client connections. Beyond it new ones are closed at once.
+        #[schemars(extend("default" = 15_000))]
+        pub connections: Option<At<Whole<1, 10_000_000>>>,
+        /// Open client connections from one address. Beyond it new ones are closed at once.
+        #[schemars(extend("default" = 10_000))]
+        pub connections_per_source: Option<At<Whole<1, 10_000_000>>>,
+    }
+}
+
+/// The JSON Schema of the configuration (draft 2020-12).
+pub(crate) fn schema() -> serde_json::Value {
+    let mut schema =
+        schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Config>();
+    schema.insert("title".into(), "Tidegate's configuration".into());
+    schema.to_value()
+}

@@ -1,0 +1,330 @@
+//! Names, and words out of a closed set.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Literal, TokenKey, Wrong};
+use crate::desired::{Balance, Key, OverCap, UpstreamProtocol, Weight};
+use crate::problems::suggest;
+
+/// Declares a literal that is one of a few words.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident($value:ty), $what:literal, $code:literal, $type:tt, { $($word:literal => $to:expr),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name(pub $value);
+
+        impl Literal for $name {
+            const WHAT: &'static str = $what;
+            const CODE: &'static str = $code;
+            const EXAMPLES: &'static [&'static str] = &[$($word),+];
+
+            fn parse(text: &str) -> Result<Self, Wrong> {
+                match text {
+                    $($word => Ok(Self($to)),)+
+                    _ => Err(not_a_word(text, Self::EXAMPLES)),
+                }
+            }
+
+            fn schema() -> Value {
+                json!({"type": $type, "enum": [$(word_value($word)),+]})
+            }
+        }
+    };
+}
+
+fn not_a_word(text: &str, words: &'static [&'static str]) -> Wrong {
+    let label =
+        if text.is_empty() { "a value is missing".to_owned() } else { format!("\"{text}\" isn't possible here") };
+    Wrong { label, help: suggest(text, words.iter().copied()) }
+}
+
+/// `word` as the JSON value that YAML makes of it.
+fn word_value(word: &str) -> Value {
+    serde_json::from_str(word).unwrap_or_else(|_| json!(word))
+}
+
+words! {
+    /// The version of this format.
+    VersionNumber(u8), "a version of the format", "bad-version", "integer", {"1" => 1}
+}
+
+words! {
+    /// True or false.
+    Flag(bool), "true or false", "bad-flag", "boolean", {"true" => true, "false" => false}
+}
+
+/// A protocol that a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/2 over TLS.
+    H2,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS.
+    H2c,
+}
+
+words! {
+    /// A protocol that a listener speaks.
+    Protocol(Speaks), "a protocol", "bad-protocol", "string",
+    {"h2" => Speaks::H2, "http/1.1" => Speaks::Http1, "h2c" => Speaks::H2c}
+}
+
+words! {
+    /// Whether TLS 1.3 is the oldest version.
+    TlsMin(bool), "a TLS version", "bad-tls-version", "string", {"1.2" => false, "1.3" => true}
+}
+
+words! {
+    /// The protocol spoken to endpoints.
+    UpstreamSpeaks(UpstreamProtocol), "a protocol", "bad-protocol", "string",
+    {"http/1.1" => UpstreamProtocol::Http1, "h2" => UpstreamProtocol::Http2, "auto" => UpstreamProtocol::Auto}
+}
+
+words! {
+    /// What happens to a copy whose body is longer than its cap.
+    BodyOver(OverCap), "a policy", "bad-policy", "string", {"skip" => OverCap::Skip, "truncate" => OverCap::Truncate}
+}
+
+words! {
+    /// The scheme of a URL.
+    Scheme(&'static str), "a scheme", "bad-scheme", "string", {"http" => "http", "https" => "https"}
+}
+
+words! {
+    /// A status that sends clients elsewhere.
+    RedirectStatus(u16), "a redirect status", "bad-status", "integer",
+    {"301" => 301, "302" => 302, "303" => 303, "307" => 307, "308" => 308}
+}
+
+/// What is compared between the main answer and a shadow's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// The status.
+    Status,
+    /// The body.
+    Body,
+    /// The time it took.
+    Latency,
+}
+
+words! {
+    /// What is compared between the main answer and a shadow's.
+    CompareWhat(Comparison), "something to compare", "bad-comparison", "string",
+    {"status" => Comparison::Status, "body" => Comparison::Body, "latency" => Comparison::Latency}
+}
+
+/// A named set of methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// GET, HEAD, OPTIONS, TRACE.
+    Safe,
+    /// The safe ones, PUT and DELETE.
+    Idempotent,
+    /// Every method.
+    Any,
+}
+
+words! {
+    /// A named set of methods.
+    MethodClass(Class), "a set of methods", "bad-methods", "string",
+    {"safe" => Class::Safe, "idempotent" => Class::Idempotent, "any" => Class::Any}
+}
+
+/// When a request is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryWhen {
+    /// The connection failed.
+    Connect,
+    /// The connection broke before the answer.
+    Reset,
+    /// The first byte came too late.
+    Timeout,
+    /// One of these statuses came, as an inclusive range.
+    Status(u16, u16),
+}
+
+impl Literal for RetryWhen {
+    const WHAT: &'static str = "a reason to retry";
+    const CODE: &'static str = "bad-retry";
+    const EXAMPLES: &'static [&'static str] = &["connect", "reset", "timeout", "502", "5xx"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "connect" => Ok(Self::Connect),
+            "reset" => Ok(Self::Reset),
+            "timeout" => Ok(Self::Timeout),
+            _ if !text.starts_with(|char: char| char.is_ascii_digit()) => Err(not_a_word(text, Self::EXAMPLES)),
+            _ => {
+                let (from, to) = super::ExpectStatus::parse(text)?.0;
+                if from < 400 {
+                    return Err(Wrong::new("this status isn't a failure").help("only 4xx and 5xx are retried"));
+                }
+                Ok(Self::Status(from, to))
+            }
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"type": ["string", "integer"]})
+    }
+}
+
+/// The name of a listener, limit, service, version or route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(pub String);
+
+/// Characters of a name. Names become metric labels and cookie values.
+const NAME_MAX: usize = 100;
+
+impl Literal for Name {
+    const WHAT: &'static str = "a name";
+    const CODE: &'static str = "bad-name";
+    const EXAMPLES: &'static [&'static str] = &["shop"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        const FORM: &str = "letters, digits, -, _ and . are possible, a letter or digit in front";
+        if text.is_empty() {
+            return Err(Wrong::new("the name is empty").help(FORM));
+        }
+        if text.len() > NAME_MAX {
+            return Err(Wrong::new(format!("a name has at most {NAME_MAX} characters")));
+        }
+        let odd = text.chars().find(|char| !char.is_ascii_alphanumeric() && !"-_.".contains(*char));
+        if let Some(char) = odd {
+            return Err(Wrong::new(format!("a name can't hold {char:?}")).help(FORM));
+        }
+        if !text.starts_with(|char: char| char.is_ascii_alphanumeric()) {
+            return Err(Wrong::new("a name begins with a letter or digit").help(FORM));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"})
+    }
+}
+
+/// A service, or one of its versions: `shop`, `shop/v1`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The service.
+    pub service: String,
+    /// The version, where it was written.
+    pub version: Option<String>,
+}
+
+impl Literal for Target {
+    const WHAT: &'static str = "a service";
+    const CODE: &'static str = "bad-target";
+    const EXAMPLES: &'static [&'static str] = &["shop", "shop/v1"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        const FORM: &str = "write \"shop\", or \"shop/v1\" for one version of it";
+        if text.contains("://") || text.contains(':') {
+            let help = "define a service with this endpoint, and write its name here";
+            return Err(Wrong::new("this is an address, not a service").help(help));
+        }
+        let (service, version) = match text.split_once('/') {
+            Some((service, version)) => (service, Some(version)),
+            None => (text, None),
+        };
+        for part in [Some(service), version].into_iter().flatten() {
+            Name::parse(part).map_err(|wrong| Wrong::new(wrong.label).help(FORM))?;
+        }
+        Ok(Self { service: service.to_owned(), version: version.map(str::to_owned) })
+    }
+}
+
+/// The share of an arm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightOf(pub Weight);
+
+/// No weight is larger: shares are relative, so nothing is lost.
+const WEIGHT_MAX: u32 = 1_000_000;
+
+impl Literal for WeightOf {
+    const WHAT: &'static str = "a weight";
+    const CODE: &'static str = "bad-weight";
+    const EXAMPLES: &'static [&'static str] = &["95", "drain", "off"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong =
+            |label: String| Wrong::new(label).help(format!("write a number from 0 to {WEIGHT_MAX}, drain or off"));
+        match text {
+            "drain" => return Ok(Self(Weight::Drain)),
+            "off" => return Ok(Self(Weight::Off)),
+            _ => {}
+        }
+        if let Some(number) = text.strip_suffix('%') {
+            return Err(Wrong::new("weights are relative, not percentages").help(format!("write {number}")));
+        }
+        match text.parse::<i128>() {
+            Ok(0) => Ok(Self(Weight::Drain)),
+            Ok(weight) if weight < 0 => Err(wrong("a weight can't be negative".into())),
+            Ok(weight) => match u32::try_from(weight) {
+                Ok(weight) if weight <= WEIGHT_MAX => Ok(Self(Weight::Share(weight))),
+                _ => Err(wrong(format!("this is more than {WEIGHT_MAX}"))),
+            },
+            Err(_) if text.parse::<f64>().is_ok() => Err(wrong("a weight is a whole number".into())),
+            Err(_) => Err(wrong("this isn't a weight".into())),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"anyOf": [{"type": "integer", "minimum": 0, "maximum": WEIGHT_MAX}, {"enum": ["drain", "off"]}]})
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BalanceBy(pub Balance);
+
+impl Literal for BalanceBy {
+    const WHAT: &'static str = "a way to balance";
+    const CODE: &'static str = "bad-balance";
+    const EXAMPLES: &'static [&'static str] =
+        &["p2c", "round_robin", "least_conn", "hash client_ip", "hash header:x-user"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let balance = match text {
+            "p2c" => Balance::P2c,
+            "round_robin" => Balance::RoundRobin,
+            "least_conn" => Balance::LeastConn,
+            "hash" => Balance::Hash(Key::ClientIp),
+            _ => match text.strip_prefix("hash ") {
+                Some(key) => Balance::Hash(TokenKey::parse(key.trim())?.0),
+                None => return Err(not_a_word(text, Self::EXAMPLES)),
+            },
+        };
+        Ok(Self(balance))
+    }
+}
+
+/// Where access-log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTo {
+    /// Nowhere.
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To a file.
+    File(PathBuf),
+}
+
+impl Literal for AccessLogTo {
+    const WHAT: &'static str = "a place for the access log";
+    const CODE: &'static str = "bad-access-log";
+    const EXAMPLES: &'static [&'static str] = &["off", "stdout", "/var/log/tidegate/access.log"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "off" => Ok(Self::Off),
+            "stdout" => Ok(Self::Stdout),
+            "stderr" | "on" | "true" => Err(not_a_word(text, &["off", "stdout"]).help("write off, stdout or a path")),
+            _ => Ok(Self::File(super::FilePath::parse(text)?.0)),
+        }
+    }
+}
