@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::cells::{HISTOGRAM_SLOTS, Level, Row};
 use crate::decide::Reason;
+use crate::health::Fitness;
 
 /// Statuses with a series of their own; every other one counts for its class. Keeps a row small.
 pub(super) const CODES: [&str; 36] = [
@@ -220,6 +221,12 @@ impl EndpointMetrics {
     /// Shows the endpoint as back from its rest.
     pub fn returned(&self) {
         self.row.gauge(ENDPOINT_EJECTED).store(0, Relaxed);
+    }
+
+    /// Shows how fit it is. [`super::Metrics::refresh`] does so before each reading.
+    pub fn show(&self, fitness: Fitness) {
+        self.row.gauge(ENDPOINT_DOWN).store(i64::from(fitness == Fitness::Down), Relaxed);
+        self.row.gauge(ENDPOINT_EJECTED).store(i64::from(fitness == Fitness::Resting), Relaxed);
     }
 }
 

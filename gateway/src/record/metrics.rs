@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tidegate_model::desired::Generation;
+use tidegate_model::time::Timestamp;
 
 use super::cells::Level;
 use super::families::{self, Exposed, Table};
@@ -195,6 +196,15 @@ impl Metrics {
         tables.endpoints.retain(|_, row| endpoints.contains(&Arc::as_ptr(row)));
         tables.services.retain(|values, _| services.contains(values[0].as_str()));
         tables.limits.retain(|values, _| limits.contains(values[0].as_str()));
+    }
+
+    /// Brings gauges up to date that time alone changes: a rest ends without anybody saying so. Called before
+    /// each reading.
+    pub fn refresh(&self, snapshot: &Snapshot, now: Timestamp) {
+        let versions = snapshot.services.iter().flat_map(|service| &service.versions);
+        for endpoint in versions.flat_map(|version| &version.endpoints) {
+            endpoint.metrics.show(endpoint.health.fitness(now));
+        }
     }
 
     /// Counts a configuration that was offered.

@@ -1,1 +1,0 @@
-//! The admin listener: metrics, health, snapshot, routes.

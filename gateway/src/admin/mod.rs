@@ -1,0 +1,209 @@
+//! The admin listener: metrics, health, snapshot, routes, reload.
+//!
+//! It runs on a thread and runtime of its own, so that it answers while every core that carries traffic is busy.
+//! It speaks HTTP/1.1 to whoever reaches its address and asks for no password: bind it where only operators are.
+//!
+//! # Invariants
+//!
+//! - Connections, their heads and their lifetimes are bounded; a client here can't hold up traffic.
+//! - Nothing here changes the gateway, except `POST /reload`, which does what SIGHUP does.
+//!
+//! # Not here
+//!
+//! What each page shows is in `pages`, `snapshot` and `routes`.
+
+mod pages;
+mod routes;
+mod snapshot;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_model::desired::Generation;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::record::Metrics;
+use crate::snapshot::Snapshot;
+
+/// Open connections. Beyond it new ones are closed at once; metrics scrapers come back.
+const CONNECTIONS: usize = 64;
+/// From a connection's opening, or its last answer, to the end of the next head. Beyond it the connection is closed.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection lives no longer, so that a client that doesn't read its answer can't keep its place.
+const LIFETIME: Duration = Duration::from_secs(300);
+/// Bytes of a request head. Beyond it the answer is 431.
+const HEAD_BYTES: usize = 16 << 10;
+/// After an accept that failed (too many open files), so that the thread doesn't spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the admin pages show and do.
+#[derive(Clone)]
+pub struct AdminState {
+    /// The snapshot in force.
+    pub slot: Arc<ArcSwap<Snapshot>>,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// What `/readyz` says.
+    pub readiness: Arc<Readiness>,
+    /// Whoever reads the configuration again. A small bound is right: while it is full, `/reload` answers 503.
+    pub reload: mpsc::Sender<ReloadRequest>,
+}
+
+/// Somebody asked for the configuration to be read again.
+pub struct ReloadRequest {
+    /// What came of it.
+    pub answer: oneshot::Sender<Result<Reloaded, String>>,
+}
+
+/// The configuration was read and found good. The error beside it is the rendered diagnostics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The generation in force.
+    pub generation: Generation,
+    /// False when it said the same as the one in force.
+    pub changed: bool,
+}
+
+/// Whether the gateway takes traffic.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+/// A stage of the gateway's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It doesn't listen yet.
+    Starting,
+    /// It takes traffic.
+    Serving,
+    /// It finishes what it has, and takes nothing new.
+    Draining,
+}
+
+impl Readiness {
+    /// Moves to `stage`.
+    pub fn enter(&self, stage: Stage) {
+        self.0.store(stage as u8, Relaxed);
+    }
+
+    /// The stage it is in; `Starting` at first.
+    pub fn stage(&self) -> Stage {
+        [Stage::Starting, Stage::Serving, Stage::Draining][usize::from(self.0.load(Relaxed))]
+    }
+}
+
+/// A running admin listener. Stops when it is dropped.
+pub struct Admin {
+    address: SocketAddr,
+    listeners: Option<mpsc::UnboundedSender<TcpListener>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Opens the socket, apart from serving it, so that a configuration with an address in use can be refused.
+    ///
+    /// # Errors
+    ///
+    /// The address is in use or isn't ours.
+    pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Serves `listener`, which [`Admin::bind`] made, on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// The thread or its runtime can't be had.
+    pub fn start(listener: TcpListener, state: AdminState) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (listeners, inbox) = mpsc::unbounded_channel();
+        listeners.send(listener).expect("the receiver is in this function");
+        let thread = std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || runtime.block_on(serve(inbox, Arc::new(state))))?;
+        Ok(Self { address, listeners: Some(listeners), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Moves to another listener. Open connections go on until they end.
+    ///
+    /// # Errors
+    ///
+    /// The listener has no address.
+    pub fn rebind(&mut self, listener: TcpListener) -> io::Result<()> {
+        self.address = listener.local_addr()?;
+        if let Some(listeners) = &self.listeners {
+            let _ = listeners.send(listener); // Fails only if the thread panicked; then there is nothing to move.
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.listeners = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Accepts from the newest listener until no more can come.
+async fn serve(mut listeners: mpsc::UnboundedReceiver<TcpListener>, state: Arc<AdminState>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut next = listeners.recv().await;
+    while let Some(listener) = next {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                warn!(%error, "admin listener cannot be served");
+                next = listeners.recv().await;
+                continue;
+            }
+        };
+        info!(address = listener.local_addr().ok().map(tracing::field::display), "admin listener opened");
+        next = tokio::select! {
+            newer = listeners.recv() => newer,
+            () = accept(&listener, &places, &state) => unreachable!("accepting never ends"),
+        };
+    }
+}
+
+async fn accept(listener: &tokio::net::TcpListener, places: &Arc<Semaphore>, state: &Arc<AdminState>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { continue };
+        let state = Arc::clone(state);
+        tokio::spawn(async move {
+            let service = service_fn(|request| pages::answer(request, &state));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(LIFETIME, connection).await; // A client's mistakes are its own.
+            drop(place);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

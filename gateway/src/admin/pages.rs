@@ -1,0 +1,115 @@
+//! Which page answers which request.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{AdminState, ReloadRequest, Stage, routes, snapshot};
+use crate::clock;
+
+/// How long `/reload` waits for its outcome before it answers 504. The reload itself goes on.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const INDEX: &str = "\
+Tidegate admin
+
+GET  /metrics    everything that is counted, for Prometheus
+GET  /healthz    200 while the process lives
+GET  /readyz     200 while it takes traffic, 503 while it starts or drains
+GET  /snapshot   the configuration in force, with live endpoints, as JSON
+GET  /routes     routes in order of precedence, as JSON (Accept: text/plain for a table)
+POST /reload     reads the configuration again, as SIGHUP does
+";
+
+/// Answers one request.
+pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (method, path) = (request.method(), request.uri().path());
+    let allowed = match path {
+        "/" | "/metrics" | "/healthz" | "/readyz" | "/snapshot" | "/routes" => "GET, HEAD",
+        "/reload" => "POST",
+        _ => return Ok(page(StatusCode::NOT_FOUND, TEXT, format!("no page has this path\n\n{INDEX}"))),
+    };
+    if !allowed.split(", ").any(|word| word == method.as_str()) {
+        let mut answer = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("{path} takes {allowed}\n"));
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        return Ok(answer);
+    }
+    Ok(match path {
+        "/" => page(StatusCode::OK, TEXT, INDEX),
+        "/metrics" => metrics(state),
+        "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => ready(state.readiness.stage()),
+        "/snapshot" => {
+            json(StatusCode::OK, &snapshot::View::of(&state.slot.load(), state.readiness.stage(), clock::now()))
+        }
+        "/routes" => routes(&request, state),
+        _ => reload(&request, state).await,
+    })
+}
+
+fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
+    state.metrics.refresh(&state.slot.load(), clock::now());
+    page(StatusCode::OK, EXPOSITION, state.metrics.render())
+}
+
+fn ready(stage: Stage) -> Response<Full<Bytes>> {
+    match stage {
+        Stage::Serving => page(StatusCode::OK, TEXT, "ok\n"),
+        Stage::Starting => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting: no listener is open yet\n"),
+        Stage::Draining => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining: no new connection is taken\n"),
+    }
+}
+
+fn routes<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
+    let rows = routes::in_order(&state.slot.load().desired);
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.trim_start().starts_with("text/plain") {
+        page(StatusCode::OK, TEXT, routes::table(&rows))
+    } else {
+        json(StatusCode::OK, &rows)
+    }
+}
+
+async fn reload<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
+    debug_assert_eq!(request.method(), Method::POST);
+    if request.headers().contains_key(ORIGIN) {
+        // Browsers say where a POST comes from. No web page has business here.
+        return page(StatusCode::FORBIDDEN, TEXT, "a reload can't be asked for by a web page\n");
+    }
+    let (answer, outcome) = oneshot::channel();
+    if state.reload.try_send(ReloadRequest { answer }).is_err() {
+        return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "another reload is under way, or the gateway stops\n");
+    }
+    match tokio::time::timeout(RELOAD_TIMEOUT, outcome).await {
+        Ok(Ok(Ok(done))) => {
+            json(StatusCode::OK, &serde_json::json!({"generation": done.generation, "changed": done.changed}))
+        }
+        Ok(Ok(Err(diagnostics))) => page(StatusCode::UNPROCESSABLE_ENTITY, TEXT, diagnostics),
+        Ok(Err(_)) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the gateway stops\n"),
+        Err(_) => page(StatusCode::GATEWAY_TIMEOUT, TEXT, "the reload is still under way; look at /snapshot later\n"),
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    let mut body = serde_json::to_vec_pretty(value).expect("our own views have text keys and finite numbers");
+    body.push(b'\n');
+    page(status, JSON, body)
+}
+
+fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
