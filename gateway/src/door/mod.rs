@@ -5,6 +5,8 @@
 //! the next request *outside* the carrier, so that an idle connection holds next to nothing.
 
 pub mod chunk;
+pub mod head;
+pub mod refusal;
 pub mod socket;
 pub mod stream;
 
