@@ -4,8 +4,11 @@
 //! Per connection: bounds → PROXY header → TLS → protocol → requests. The loop waits for
 //! the next request *outside* the carrier, so that an idle connection holds next to nothing.
 
+pub mod census;
 pub mod chunk;
 pub mod head;
+pub mod metrics;
+pub mod proxy_header;
 pub mod refusal;
 pub mod socket;
 pub mod stream;

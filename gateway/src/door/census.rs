@@ -1,0 +1,207 @@
+//! Who is here: counts connections, in all and by source, and lets `drain` wait for the last.
+//!
+//! # Invariants
+//!
+//! - A [`Seat`] gives back what it took, whatever ends its connection.
+//! - The table holds one entry for each source that is connected, so it is bounded by
+//!   `bounds.connections`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::IntGauge;
+use tokio::sync::Notify;
+
+use super::metrics::Turned;
+
+/// The table is cut into this many parts, so that cores seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// How many may come.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one source.
+    pub per_source: usize,
+    /// IPv6 sources are told apart by this many leading bits.
+    pub v6_prefix: u8,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Census {
+    connections: AtomicUsize,
+    /// Connections and accept loops.
+    present: AtomicUsize,
+    sources: [Mutex<HashMap<u128, usize>>; SHARDS],
+    left: Notify,
+}
+
+impl Census {
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Seats a connection, unless the house is full.
+    pub fn seat(self: &Arc<Self>, room: Room, gauge: &IntGauge) -> Result<Seat, Turned> {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= room.connections {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Turned::Full);
+        }
+        gauge.inc();
+        Ok(Seat { presence: self.presence(), source: None, gauge: gauge.clone() })
+    }
+
+    /// Keeps [`Census::wait_until_empty`] waiting as long as it lives.
+    pub fn presence(self: &Arc<Self>) -> Presence {
+        self.present.fetch_add(1, Ordering::Relaxed);
+        Presence(Arc::clone(self))
+    }
+
+    /// Waits until every connection and accept loop has ended.
+    pub async fn wait_until_empty(&self) {
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.present.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn source(&self, key: u128) -> std::sync::MutexGuard<'_, HashMap<u128, usize>> {
+        let shard = (key ^ (key >> 64) ^ (key >> 32)) as usize % SHARDS;
+        // A panic between two lines of counting can't leave a count half changed.
+        self.sources[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something that isn't over yet.
+#[derive(Debug)]
+pub struct Presence(Arc<Census>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if self.0.present.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.left.notify_waiters();
+        }
+    }
+}
+
+/// A connection's place.
+#[derive(Debug)]
+pub struct Seat {
+    presence: Presence,
+    source: Option<u128>,
+    gauge: IntGauge,
+}
+
+impl Seat {
+    /// Counts the connection for its source, unless that has too many.
+    pub fn belongs_to(&mut self, source: IpAddr, room: Room) -> Result<(), Turned> {
+        let key = key(source, room.v6_prefix);
+        let mut sources = self.presence.0.source(key);
+        let count = sources.entry(key).or_default();
+        if *count >= room.per_source {
+            if *count == 0 {
+                sources.remove(&key);
+            }
+            return Err(Turned::SourceFull);
+        }
+        *count += 1;
+        drop(sources);
+        self.source = Some(key);
+        Ok(())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let census = &self.presence.0;
+        if let Some(key) = self.source {
+            let mut sources = census.source(key);
+            if let Some(count) = sources.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    sources.remove(&key);
+                }
+            }
+        }
+        census.connections.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.dec();
+    }
+}
+
+/// A source as a number: IPv4 as its mapped address, IPv6 cut to its prefix.
+fn key(source: IpAddr, v6_prefix: u8) -> u128 {
+    match source.to_canonical() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => {
+            let hidden = 128 - u32::from(v6_prefix.min(128));
+            v6.to_bits().checked_shr(hidden).unwrap_or(0).checked_shl(hidden).unwrap_or(0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { connections: 3, per_source: 2, v6_prefix: 64 };
+
+    fn census() -> (Arc<Census>, IntGauge) {
+        (Arc::new(Census::default()), IntGauge::new("open", "open").unwrap())
+    }
+
+    #[test]
+    fn a_full_house_turns_people_away_until_somebody_leaves() {
+        let (census, gauge) = census();
+        let seats: Vec<_> = (0..3).map(|_| census.seat(ROOM, &gauge).unwrap()).collect();
+
+        let fourth = census.seat(ROOM, &gauge).map(drop);
+        drop(seats);
+        let after = census.seat(ROOM, &gauge);
+
+        assert_eq!(fourth, Err(Turned::Full));
+        assert!(after.is_ok());
+        assert_eq!((census.connections(), gauge.get()), (1, 1));
+    }
+
+    #[test]
+    fn an_ipv6_neighbourhood_counts_as_one_source_and_is_forgotten_when_it_leaves() {
+        let (census, gauge) = census();
+        let mut seats: Vec<_> = (0..3).map(|_| census.seat(ROOM, &gauge).unwrap()).collect();
+
+        let first = seats[0].belongs_to("2001:db8::1".parse().unwrap(), ROOM);
+        let second = seats[1].belongs_to("2001:db8::2:1".parse().unwrap(), ROOM);
+        let third = seats[2].belongs_to("2001:db8::3".parse().unwrap(), ROOM);
+        let other = seats[2].belongs_to("2001:db8:0:1::3".parse().unwrap(), ROOM);
+        drop(seats);
+
+        assert_eq!((first, second, third, other), (Ok(()), Ok(()), Err(Turned::SourceFull), Ok(())));
+        assert!(census.sources.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_last_one_ends_when_the_last_one_leaves() {
+        let (census, gauge) = census();
+        let seat = census.seat(ROOM, &gauge).unwrap();
+        let waiting = tokio::spawn({
+            let census = Arc::clone(&census);
+            async move { census.wait_until_empty().await }
+        });
+        tokio::task::yield_now().await;
+
+        let before = waiting.is_finished();
+        drop(seat);
+
+        waiting.await.unwrap();
+        assert!(!before);
+    }
+}

@@ -1,0 +1,158 @@
+//! Reads certificates and keys from files, and reports every problem with them at once.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tidegate_model::desired::{CertificateFiles, ListenerTls};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::config::provider;
+use super::{CertTable, TlsProblem};
+
+/// Bytes of a certificate or key file. A larger one is refused: it is something else.
+const MAX_FILE: u64 = 1 << 20;
+
+impl CertTable {
+    /// Reads the certificates of a listener.
+    ///
+    /// # Errors
+    ///
+    /// Every problem with every file.
+    pub fn load(tls: &ListenerTls) -> Result<Self, Vec<TlsProblem>> {
+        let mut table =
+            Self { keys: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new(), warnings: Vec::new() };
+        let mut problems = Vec::new();
+        for files in &tls.certificates {
+            if let Err(mut found) = table.add(files) {
+                problems.append(&mut found);
+            }
+        }
+        if problems.is_empty() { Ok(table) } else { Err(problems) }
+    }
+
+    fn add(&mut self, files: &CertificateFiles) -> Result<(), Vec<TlsProblem>> {
+        let (chain, key) = match (read_chain(&files.cert), read_key(&files.key)) {
+            (Ok(chain), Ok(key)) => (chain, key),
+            (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+        };
+        let names = self.look_at(&files.cert, &chain[0]).map_err(|problem| vec![problem])?;
+        let certified = certify(files, chain, key).map_err(|problem| vec![problem])?;
+        let at = self.keys.len();
+        self.keys.push(Arc::new(certified));
+        for name in names {
+            let table = match name.strip_prefix("*.") {
+                Some(rest) => self.wildcard.entry(rest.to_owned()),
+                None => self.exact.entry(name),
+            };
+            let indices = table.or_default();
+            if indices.last() != Some(&at) {
+                indices.push(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The names that a leaf is for; warns when it is out of date.
+    fn look_at(&mut self, file: &Path, leaf: &CertificateDer<'_>) -> Result<Vec<String>, TlsProblem> {
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|err| {
+            problem(file, format!("the first certificate can't be read: {err}"), "is it an X.509 certificate?")
+        })?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let validity = leaf.validity();
+        if validity.not_after.timestamp() < now {
+            let what = format!("the certificate expired on {}", validity.not_after);
+            self.warnings.push(problem(file, what, "it is served all the same; renew it"));
+        } else if validity.not_before.timestamp() > now {
+            let what = format!("the certificate is valid only from {}", validity.not_before);
+            self.warnings.push(problem(file, what, "it is served all the same; check this machine's clock"));
+        }
+        let mut names: Vec<String> = match leaf.subject_alternative_name() {
+            Ok(Some(san)) => san
+                .value
+                .general_names
+                .iter()
+                .filter_map(|name| match name {
+                    GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        if names.is_empty() {
+            // Old certificates of a house CA have no alternative names.
+            let common = leaf.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+            names.extend(common.map(str::to_ascii_lowercase));
+        }
+        Ok(names)
+    }
+}
+
+fn certify(
+    files: &CertificateFiles,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, TlsProblem> {
+    let key = provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(|err| problem(&files.key, format!("the key can't be used: {err}"), "use an RSA, ECDSA or Ed25519 key"))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        // A key of unknown consistency is one that hides its public half; ours never do.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(problem(
+            &files.key,
+            format!("the key does not belong to the certificate {}", files.cert.display()),
+            "put the leaf certificate first in the chain, and name the key that it was made with",
+        )),
+        Err(err) => Err(problem(&files.cert, format!("the certificate can't be used: {err}"), "is it X.509 version 3?")),
+    }
+}
+
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+    let pem = read(file)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|err| problem(file, format!("it is no valid PEM file: {err}"), "export the chain as PEM"))?;
+    if chain.is_empty() {
+        return Err(problem(file, "it holds no certificate", "it must hold the chain as PEM, leaf first"));
+    }
+    Ok(chain)
+}
+
+fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsProblem> {
+    let pem = read(file)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|err| match err {
+        rustls_pki_types::pem::Error::NoItemsFound => {
+            problem(file, "it holds no private key", "it must hold the key as PEM, without a passphrase")
+        }
+        err => problem(file, format!("it is no valid PEM file: {err}"), "export the key as PEM, without a passphrase"),
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, TlsProblem> {
+    let unreadable = |err: std::io::Error| {
+        let help = match err.kind() {
+            std::io::ErrorKind::NotFound => "check the path; it is relative to the configuration file",
+            std::io::ErrorKind::PermissionDenied => "let the user that runs tidegate read it",
+            _ => "check the path and the disk",
+        };
+        problem(file, format!("it can't be read: {err}"), help)
+    };
+    let size = fs::metadata(file).map_err(unreadable)?.len();
+    if size > MAX_FILE {
+        return Err(problem(file, format!("it is {size} bytes long"), "a certificate or key is smaller than 1 MiB"));
+    }
+    fs::read(file).map_err(unreadable)
+}
+
+fn problem(file: &Path, what: impl Into<String>, help: &str) -> TlsProblem {
+    TlsProblem { file: file.to_owned(), what: what.into(), help: help.to_owned() }
+}
