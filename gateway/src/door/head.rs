@@ -47,9 +47,11 @@ pub struct Head {
 impl Head {
     /// For a head with an absolute target: the same head with the target in origin form and the
     /// target's authority as its Host, whatever Host it came with (RFC 9112 §3.2.2).
+    ///
+    /// `bytes` begin with the head, behind what is skipped.
     pub fn origin_form(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let (from, to) = self.absolute?;
-        let head = &bytes[self.skip..self.skip + self.len];
+        let head = &bytes[..self.len];
         let scheme = head.iter().position(|b| *b == b' ').expect("invariant: a checked request line has spaces") + 1;
         let mut new = Vec::with_capacity(head.len() + 16);
         new.extend_from_slice(&head[..scheme]);

@@ -3,20 +3,57 @@
 //! One `SO_REUSEPORT` socket and one pinned single-threaded runtime per core.
 //! Per connection: bounds → PROXY header → TLS → protocol → requests. The loop waits for
 //! the next request *outside* the carrier, so that an idle connection holds next to nothing.
+//!
+//! # Invariants
+//!
+//! - A reload closes no connection: an address that stays keeps its sockets, and one that goes
+//!   stops accepting and lets its connections go on to their end.
+//! - A change whose ports can't be bound is refused before it changes anything.
+//! - Cores share no lock while they serve requests.
+//!
+//! # Not here
+//!
+//! What happens to a request is `decide`'s; carrying it is `carry`'s.
 
 pub mod census;
 pub mod chunk;
+mod connection;
 pub mod head;
+mod listener;
 pub mod metrics;
 pub mod proxy_header;
 pub mod refusal;
 pub mod socket;
 pub mod stream;
+mod worker;
 
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tidegate_model::desired::{Bounds, Desired, Listener};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info};
 
 use crate::decide::Connection;
+use crate::tls::{CertTable, Resolver, TlsShape, TlsShared};
+use census::Room;
+pub use listener::BindError;
+use listener::{AddressKey, Open, OpenTls, Terms};
+use metrics::DoorMetrics;
 use stream::DoorStream;
+use worker::{House, Order, Worker};
+
+/// The environment variable that overrides the number of workers.
+const WORKERS: &str = "TIDEGATE_WORKERS";
+
+/// Workers at most: beyond any machine this runs on, and a bound for a typing error.
+const MAX_WORKERS: usize = 1_024;
 
 /// Carries requests from a connection to wherever they are decided to go.
 #[async_trait::async_trait]
@@ -31,10 +68,190 @@ pub trait Carrier: Send + Sync + 'static {
     ) -> Option<Box<DoorStream>>;
 
     /// Serves an HTTP/2 connection, preface included, until it ends; says GOAWAY once `drain` turns true.
-    async fn http2(
-        self: Arc<Self>,
-        stream: Box<DoorStream>,
-        connection: Arc<Connection>,
-        drain: tokio::sync::watch::Receiver<bool>,
-    );
+    async fn http2(self: Arc<Self>, stream: Box<DoorStream>, connection: Arc<Connection>, drain: watch::Receiver<bool>);
 }
+
+/// How many workers to start: as many as this process may use cores, or what `TIDEGATE_WORKERS` says.
+pub fn default_workers() -> usize {
+    let asked = std::env::var(WORKERS).ok().and_then(|text| text.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.filter(|n| (1..=MAX_WORKERS).contains(n)).unwrap_or_else(cores)
+}
+
+/// Sockets that were bound for a change and don't listen yet. Dropped, they leave no trace.
+#[derive(Debug, Default)]
+pub struct Prepared(HashMap<AddressKey, (SocketAddr, Vec<socket2::Socket>)>);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Door {
+    house: Arc<House>,
+    workers: Vec<Worker>,
+    open: HashMap<AddressKey, Open>,
+    metrics: DoorMetrics,
+    tls: TlsShared,
+}
+
+impl Door {
+    /// Starts the workers; nothing listens yet. `make` is called once on each worker's thread,
+    /// within its runtime, with the worker's number and a watch that turns true when
+    /// [`Door::drain`] begins, so that an answer which starts after that can say `Connection: close`.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no threads.
+    pub fn start(
+        workers: usize,
+        metrics: DoorMetrics,
+        make: impl Fn(usize, watch::Receiver<bool>) -> Arc<dyn Carrier> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let house = Arc::new(House {
+            census: Arc::default(),
+            room: ArcSwap::from_pointee(room(&Desired::default())),
+            exhausted: AtomicBool::new(false),
+        });
+        let make: Arc<worker::MakeCarrier> = Arc::new(make);
+        // Pinned only where every worker gets a core of its own.
+        let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= workers).unwrap_or_default();
+        let workers = (0..workers.clamp(1, MAX_WORKERS))
+            .map(|n| Worker::start(n, cores.get(n).copied(), Arc::clone(&house), Arc::clone(&make)))
+            .collect::<io::Result<_>>()?;
+        let tls = TlsShared::new().map_err(io::Error::other)?;
+        Ok(Self { house, workers, open: HashMap::new(), metrics, tls })
+    }
+
+    /// Binds what `listeners` need beyond what is open, and changes nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Every address that can't be bound.
+    pub fn bind(&self, listeners: &[Listener]) -> Result<Prepared, Vec<BindError>> {
+        let mut prepared = Prepared::default();
+        let mut errors = Vec::new();
+        for listener in listeners {
+            let key = AddressKey::of(listener);
+            if self.open.contains_key(&key) {
+                continue;
+            }
+            let leaves = |open: &AddressKey| !listeners.iter().any(|other| AddressKey::of(other) == *open);
+            let ours = self.open.iter().any(|(k, open)| leaves(k) && open.address.port() == listener.bind.port());
+            let bound = if prepared.0.contains_key(&key) {
+                Err(io::ErrorKind::AddrInUse.into())
+            } else {
+                listener::bind(listener.bind, self.workers.len(), ours)
+            };
+            match bound.and_then(|sockets| Ok((listener::bound_to(&sockets[0])?, sockets))) {
+                Ok(bound) => drop(prepared.0.insert(key, bound)),
+                Err(cause) => errors.push(BindError::new(listener, cause)),
+            }
+        }
+        if errors.is_empty() { Ok(prepared) } else { Err(errors) }
+    }
+
+    /// Serves as `desired` says from now on. `certificates` has an entry for each listener, in
+    /// order, which is `Some` where it has TLS; `prepared` is what [`Door::bind`] returned for the same listeners.
+    ///
+    /// Connections that are open keep the terms they came under.
+    pub fn apply(&mut self, desired: &Desired, certificates: Vec<Option<CertTable>>, mut prepared: Prepared) {
+        assert_eq!(certificates.len(), desired.listeners.len(), "invariant: one entry for each listener");
+        self.house.room.store(Arc::new(room(desired)));
+        let keys: Vec<_> = desired.listeners.iter().map(AddressKey::of).collect();
+        self.open.retain(|key, open| {
+            let stays = keys.contains(key);
+            if !stays {
+                open.stop.send_replace(true);
+                info!(address = %open.address, "listener closed");
+            }
+            stays
+        });
+        for ((listener, key), table) in desired.listeners.iter().zip(keys).zip(certificates) {
+            let before = self.open.get(&key).and_then(|open| open.tls.clone());
+            let tls = self.tls_for(listener, table, before);
+            let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config)));
+            let terms = Terms::new(listener, acceptor, self.metrics.listener(&listener.name));
+            if let Some(open) = self.open.get_mut(&key) {
+                open.terms.store(Arc::new(terms));
+                open.tls = tls;
+            } else if let Some((address, sockets)) = prepared.0.remove(&key) {
+                let terms = Arc::new(ArcSwap::from_pointee(terms));
+                let open = Open { address, terms, tls, stop: watch::channel(false).0 };
+                self.open_up(&open, sockets);
+                info!(listener = listener.name, %address, "listener opened");
+                self.open.insert(key, open);
+            } else {
+                error!(listener = listener.name, "listener was not bound before it was applied");
+            }
+        }
+    }
+
+    /// The settings for a listener's certificates: those it has, with the new table, or else new ones.
+    fn tls_for(&self, listener: &Listener, table: Option<CertTable>, before: Option<OpenTls>) -> Option<OpenTls> {
+        let (tls, table) = (listener.tls.as_ref()?, table?);
+        let shape = TlsShape { only_tls13: tls.only_tls13, http1: listener.http1, http2: listener.http2 };
+        if let Some(before) = before.filter(|before| before.shape == shape) {
+            before.resolver.replace(table);
+            return Some(before);
+        }
+        let resolver = Arc::new(Resolver::new(table));
+        let config = self.tls.config(shape, Arc::clone(&resolver));
+        Some(OpenTls { shape, resolver, config })
+    }
+
+    fn open_up(&self, open: &Open, sockets: Vec<socket2::Socket>) {
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            match listener::listen(socket) {
+                Ok(socket) => worker.order(Order::Accept {
+                    socket,
+                    terms: Arc::clone(&open.terms),
+                    stop: open.stop.subscribe(),
+                    presence: self.house.census.presence(),
+                }),
+                Err(err) => error!(address = %open.address, %err, "socket could not listen"),
+            }
+        }
+    }
+
+    /// The listeners that are open, by name, with the addresses they are bound to.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let mut all: Vec<_> =
+            self.open.values().map(|open| (open.terms.load().name.to_string(), open.address)).collect();
+        all.sort();
+        all
+    }
+
+    /// Client connections open now.
+    pub fn connections(&self) -> usize {
+        self.house.census.connections()
+    }
+
+    /// Stops: accepts nobody new, closes connections between requests at once, lets requests in
+    /// flight finish. Takes as long as the last of them, at most `patience`, and returns how many
+    /// connections were cut then.
+    pub async fn drain(mut self, patience: Duration) -> usize {
+        for open in self.open.values() {
+            open.stop.send_replace(true);
+        }
+        for worker in &self.workers {
+            worker.drain();
+        }
+        let left = match tokio::time::timeout(patience, self.house.census.wait_until_empty()).await {
+            Ok(()) => 0,
+            Err(_) => self.connections(),
+        };
+        let mut workers = std::mem::take(&mut self.workers);
+        // Joining blocks, and this may be the runtime's only thread.
+        let ended = tokio::task::spawn_blocking(move || workers.iter_mut().for_each(Worker::end)).await;
+        if let Err(err) = ended {
+            error!(%err, "workers could not be ended");
+        }
+        left
+    }
+}
+
+fn room(desired: &Desired) -> Room {
+    let Bounds { connections, connections_per_source, .. } = desired.bounds;
+    Room { connections, per_source: connections_per_source, v6_prefix: desired.client_ip.v6_prefix }
+}
+
+#[cfg(test)]
+mod tests;

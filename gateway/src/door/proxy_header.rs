@@ -81,10 +81,8 @@ fn v1(line: &[u8]) -> Result<Proxied, BadHeader> {
         let plain = word.bytes().all(|b| b.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
         word.parse::<u16>().ok().filter(|_| plain).ok_or(BadHeader)
     };
-    let proxied = Proxied::For {
-        source: SocketAddr::new(source, port()?),
-        destination: SocketAddr::new(destination, port()?),
-    };
+    let proxied =
+        Proxied::For { source: SocketAddr::new(source, port()?), destination: SocketAddr::new(destination, port()?) };
     if words.next().is_some() { Err(BadHeader) } else { Ok(proxied) }
 }
 
@@ -112,7 +110,9 @@ fn v2(bytes: &[u8]) -> Result<Option<(Proxied, usize)>, BadHeader> {
     let end = 16 + length;
     let Some(body) = bytes.get(16..end) else { return Ok(None) };
     let proxied = match family {
-        0x11 if !local => two(body, 4, |ip| Ipv4Addr::from(<[u8; 4]>::try_from(ip).expect("invariant: 4 bytes")).into()),
+        0x11 if !local => {
+            two(body, 4, |ip| Ipv4Addr::from(<[u8; 4]>::try_from(ip).expect("invariant: 4 bytes")).into())
+        }
         0x21 if !local => {
             two(body, 16, |ip| Ipv6Addr::from(<[u8; 16]>::try_from(ip).expect("invariant: 16 bytes")).into())
         }
@@ -199,12 +199,17 @@ mod tests {
     }
 
     fn wire() -> impl Strategy<Value = Vec<u8>> {
-        let v2 = (0x1e_u8..0x23, prop::sample::select(vec![0_u8, 0x11, 0x12, 0x21, 0x31]), prop::collection::vec(any::<u8>(), 0..240))
+        let v2 = (
+            0x1e_u8..0x23,
+            prop::sample::select(vec![0_u8, 0x11, 0x12, 0x21, 0x31]),
+            prop::collection::vec(any::<u8>(), 0..240),
+        )
             .prop_map(|(command, family, body)| v2_header(command, family, &body));
         let v1 = "PROXY (TCP4|TCP6|UNKNOWN) ?(1\\.2\\.3\\.4|::1)? (1\\.2\\.3\\.4|::1) [0-9]{1,6} [0-9]{1,3}\r?\n?"
             .prop_map(String::into_bytes);
         let noise = prop::collection::vec(any::<u8>(), 0..130);
-        (prop_oneof![v1, v2, noise], prop::collection::vec(any::<u8>(), 0..9)).prop_map(|(head, tail)| [head, tail].concat())
+        (prop_oneof![v1, v2, noise], prop::collection::vec(any::<u8>(), 0..9))
+            .prop_map(|(head, tail)| [head, tail].concat())
     }
 
     proptest! {

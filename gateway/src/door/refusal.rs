@@ -143,8 +143,7 @@ impl Refusal {
     /// The whole answer, after which the connection closes.
     pub fn answer(self) -> String {
         // RFC 9110 §15.5.6 wants an Allow header with a 405.
-        let allow =
-            if self == Self::Connect { "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" } else { "" };
+        let allow = if self == Self::Connect { "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" } else { "" };
         let (status, text) = (self.status(), self.text());
         let length = text.len() + 1;
         format!(

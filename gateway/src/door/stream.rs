@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::chunk::ChunkScanner;
+use super::head::Head;
 use super::socket::Socket;
 
 /// Bytes that may wait behind the request being served. Beyond it the socket isn't read any
@@ -238,15 +239,22 @@ impl DoorStream {
         self.tidy();
     }
 
-    /// Opens the stream for one request: its head of `head` bytes, which must lie in
-    /// [`DoorStream::ahead`], and its body. `may_upgrade` when it has an Upgrade header.
-    pub fn begin(&mut self, head: usize, body: Body, may_upgrade: bool) {
-        assert!(head <= self.ahead().len(), "invariant: the head was read before the request begins");
-        self.framing = match body {
-            Body::Length(n) => Framing::Length((head as u64).saturating_add(n)),
-            Body::Chunked => Framing::Chunked { head, scanner: ChunkScanner::default() },
+    /// Opens the stream for one request, whose checked head lies in [`DoorStream::ahead`].
+    pub fn begin(&mut self, head: &Head) {
+        self.skip(head.skip);
+        assert!(head.len <= self.ahead().len(), "invariant: the head was read before the request begins");
+        let mut len = head.len;
+        if let Some(origin_form) = head.origin_form(self.ahead()) {
+            self.at += len;
+            len = origin_form.len();
+            self.ahead.splice(..self.at, origin_form);
+            self.at = 0;
+        }
+        self.framing = match head.body {
+            Body::Length(n) => Framing::Length((len as u64).saturating_add(n)),
+            Body::Chunked => Framing::Chunked { head: len, scanner: ChunkScanner::default() },
         };
-        self.may_upgrade = may_upgrade;
+        self.may_upgrade = head.upgrade;
         self.waiting = None;
     }
 
@@ -255,6 +263,11 @@ impl DoorStream {
         self.framing = Framing::Open;
         self.unbuffered = true;
         self.http2 = true;
+    }
+
+    /// Tells whether HTTP/2 is spoken.
+    pub fn is_http2(&self) -> bool {
+        self.http2
     }
 
     /// Tells whether the request that [`DoorStream::begin`] opened was read to its end.
@@ -414,9 +427,19 @@ impl DoorStream {
     /// Closes politely: sends what is left, says that no more will come, and, where the client
     /// may still be talking, listens for a moment so that it can read the answer.
     pub async fn close(&mut self) {
+        let unread = !self.framing.is_done() || !self.ahead().is_empty();
+        self.close_within(unread).await;
+    }
+
+    /// Closes politely where the client is known to have more to say.
+    pub(crate) async fn close_unread(&mut self) {
+        self.close_within(true).await;
+    }
+
+    async fn close_within(&mut self, unread: bool) {
         let polite = async {
             let shut = AsyncWriteExt::shutdown(self).await;
-            if shut.is_ok() && !self.eof && (!self.framing.is_done() || !self.ahead().is_empty()) {
+            if shut.is_ok() && unread && !self.eof {
                 self.discard().await;
             }
         };

@@ -49,8 +49,11 @@ impl TlsShared {
 
     /// Settings of one listener.
     pub fn config(&self, shape: TlsShape, resolver: Arc<Resolver>) -> Arc<ServerConfig> {
-        let versions: &[_] =
-            if shape.only_tls13 { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
+        let versions: &[_] = if shape.only_tls13 {
+            &[&rustls::version::TLS13]
+        } else {
+            &[&rustls::version::TLS13, &rustls::version::TLS12]
+        };
         let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
             .with_protocol_versions(versions)
             .expect("invariant: the provider has cipher suites for these versions")

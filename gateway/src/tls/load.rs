@@ -99,10 +99,9 @@ fn certify(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, TlsProblem> {
-    let key = provider()
-        .key_provider
-        .load_private_key(key)
-        .map_err(|err| problem(&files.key, format!("the key can't be used: {err}"), "use an RSA, ECDSA or Ed25519 key"))?;
+    let key = provider().key_provider.load_private_key(key).map_err(|err| {
+        problem(&files.key, format!("the key can't be used: {err}"), "use an RSA, ECDSA or Ed25519 key")
+    })?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         // A key of unknown consistency is one that hides its public half; ours never do.
@@ -112,7 +111,9 @@ fn certify(
             format!("the key does not belong to the certificate {}", files.cert.display()),
             "put the leaf certificate first in the chain, and name the key that it was made with",
         )),
-        Err(err) => Err(problem(&files.cert, format!("the certificate can't be used: {err}"), "is it X.509 version 3?")),
+        Err(err) => {
+            Err(problem(&files.cert, format!("the certificate can't be used: {err}"), "is it X.509 version 3?"))
+        }
     }
 }
 

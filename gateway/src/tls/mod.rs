@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-pub use config::{TlsShared, TlsShape};
+pub use config::{TlsShape, TlsShared};
 
 /// Something wrong with a certificate or key file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,200 @@
+//! A worker: one core, one thread, one single-threaded runtime, and a socket of every address.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, warn};
+
+use super::Carrier;
+use super::census::{Census, Presence, Room};
+use super::connection::{Service, serve};
+use super::listener::Terms;
+use super::metrics::Turned;
+
+/// How long accepting rests when the process has no descriptor left. Connections wait in the
+/// kernel meanwhile, and others end.
+const EXHAUSTED_REST: Duration = Duration::from_millis(50);
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct House {
+    /// Who is here.
+    pub census: Arc<Census>,
+    /// How many may come.
+    pub room: ArcSwap<Room>,
+    /// Whether the lack of descriptors was said already.
+    pub exhausted: AtomicBool,
+}
+
+/// Makes the carrier of a worker, on that worker's thread and within its runtime.
+pub type MakeCarrier = dyn Fn(usize, watch::Receiver<bool>) -> Arc<dyn Carrier> + Send + Sync;
+
+/// An order to a worker.
+pub enum Order {
+    /// Accept here.
+    Accept {
+        /// The socket.
+        socket: StdListener,
+        /// The terms of the address.
+        terms: Arc<ArcSwap<Terms>>,
+        /// Turns true when the address closes.
+        stop: watch::Receiver<bool>,
+        /// Lets the door know when accepting has ended.
+        presence: Presence,
+    },
+    /// End, whatever is still going on.
+    End,
+}
+
+/// A worker's strings.
+#[derive(Debug)]
+pub struct Worker {
+    orders: mpsc::UnboundedSender<Order>,
+    drain: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts worker `index`, pinned to `core` where one is given.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or runtime.
+    pub fn start(
+        index: usize,
+        core: Option<core_affinity::CoreId>,
+        house: Arc<House>,
+        make: Arc<MakeCarrier>,
+    ) -> io::Result<Self> {
+        let (orders, mut inbox) = mpsc::unbounded_channel();
+        let (drain, draining) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = async move {
+            let service = Service { carrier: make(index, draining.clone()), drain: draining };
+            while let Some(order) = inbox.recv().await {
+                match order {
+                    Order::Accept { socket, terms, stop, presence } => match TcpListener::from_std(socket) {
+                        Ok(socket) => {
+                            let accept = accept(socket, terms, stop, Arc::clone(&house), service.clone(), presence);
+                            tokio::spawn(accept);
+                        }
+                        Err(err) => error!(%err, "listening socket could not be used"),
+                    },
+                    Order::End => return,
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("door-{index}")).spawn(move || {
+            if let Some(core) = core {
+                core_affinity::set_for_current(core);
+            }
+            runtime.block_on(work);
+            // Dropping it ends every connection that is left.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { orders, drain, thread: Some(thread) })
+    }
+
+    /// Gives an order. A worker that has ended ignores it.
+    pub fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+
+    /// Asks all connections to end at the next border between two requests.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Ends the worker and waits for its thread.
+    pub fn end(&mut self) {
+        self.order(Order::End);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("worker panicked");
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Without waiting: whoever wants to wait calls `end`.
+        self.order(Order::End);
+    }
+}
+
+async fn accept(
+    socket: TcpListener,
+    terms: Arc<ArcSwap<Terms>>,
+    mut stop: watch::Receiver<bool>,
+    house: Arc<House>,
+    service: Service,
+    _presence: Presence,
+) {
+    let mut stopping = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop), if !stopping => {
+                stopping = true;
+                continue;
+            }
+            accepted = socket.accept() => accepted,
+            // Whoever has connected before the address closed is still served.
+            () = std::future::ready(()), if stopping => return,
+        };
+        match accepted {
+            Ok((tcp, peer)) => welcome(tcp, peer, &terms.load_full(), &house, &service),
+            Err(err) if is_exhaustion(&err) => {
+                terms.load().metrics.turned(Turned::NoDescriptor);
+                if !house.exhausted.swap(true, Ordering::Relaxed) {
+                    error!(%err, "connections wait because no file descriptor is left");
+                }
+                tokio::time::sleep(EXHAUSTED_REST).await;
+            }
+            // The client has left again; the next one is not its fault.
+            Err(err) if is_clients(&err) => {}
+            Err(err) => {
+                warn!(%err, "accept failed");
+                tokio::time::sleep(EXHAUSTED_REST).await;
+            }
+        }
+    }
+}
+
+fn welcome(tcp: TcpStream, peer: std::net::SocketAddr, terms: &Arc<Terms>, house: &House, service: &Service) {
+    terms.metrics.total.inc();
+    let room = **house.room.load();
+    match house.census.seat(room, &terms.metrics.open) {
+        Ok(seat) => {
+            tokio::spawn(serve(tcp, peer, Arc::clone(terms), room, seat, service.clone()));
+        }
+        Err(why) => terms.metrics.turned(why),
+    }
+}
+
+/// Tells whether `accept` failed for lack of descriptors or memory (accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM).
+fn is_exhaustion(err: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOBUFS: i32 = 105;
+    const ENOMEM: i32 = 12;
+    matches!(err.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+}
+
+fn is_clients(err: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied, TimedOut,
+    };
+    matches!(
+        err.kind(),
+        ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted | PermissionDenied | TimedOut
+    )
+}
