@@ -15,6 +15,7 @@ pub mod answer;
 pub mod balance;
 pub mod client;
 pub mod cors;
+pub mod explain;
 pub mod key;
 pub mod limit;
 pub mod ready;

@@ -82,6 +82,11 @@ impl Router {
             .map(|index| index as usize)
     }
 
+    /// The first condition of route `index` that `head` fails, host and path aside.
+    pub(super) fn failed(&self, index: usize, head: &Head<'_>) -> Option<Failed<'_>> {
+        self.rules[index].failed(head)
+    }
+
     /// Tables that may hold routes for `host`, the most specific first.
     fn tables<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Paths> {
         let wildcards = host
