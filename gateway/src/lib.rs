@@ -18,6 +18,7 @@ pub mod health;
 pub mod material;
 pub mod proxy;
 pub mod record;
+pub mod resolve;
 pub mod run;
 pub mod shadow;
 pub mod snapshot;
