@@ -1,0 +1,99 @@
+# Everything a person or a machine does with this repository. `make help` lists it.
+#
+# Works on a Debian machine that has Rust (rustup) and git; each target installs what else it
+# needs, once: a stamp in the target folder makes the second time quick.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+STAMPS := $(TARGET)/.tools
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get
+
+# command:package, installed only where the command is missing.
+BUILD_TOOLS := cc:build-essential cmake:cmake clang:clang curl:curl
+TEST_TOOLS := nginx:nginx-light h2load:nghttp2-client promtool:prometheus openssl:openssl python3:python3
+
+# Runs the rest of the recipe's line as a step with a title and its time.
+STEP = step() { local began=$$SECONDS; echo; echo "== $$*"; "$$@"; echo "-- $$((SECONDS - began)) s"; }; step
+
+.PHONY: help
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+.PHONY: demo
+demo: build ## The whole thing on this machine. FOR=20s runs that long without a terminal.
+	@exec $(TARGET)/release/tidegate demo $(if $(FOR),--for $(FOR))
+
+.PHONY: build
+build: $(STAMPS)/build ## The release binary.
+	cargo build --release --locked --bin tidegate
+
+.PHONY: test
+test: fmt clippy doc deny nextest check-configs ## Everything CI runs.
+	@echo; grep -E '^ *Summary' $(TARGET)/nextest.log
+
+.PHONY: fmt
+fmt: $(STAMPS)/rust ## Formatting.
+	@$(STEP) cargo fmt --all --check
+
+.PHONY: clippy
+clippy: $(STAMPS)/build $(STAMPS)/rust ## Lints; a warning is an error.
+	@$(STEP) cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+.PHONY: doc
+doc: $(STAMPS)/build ## API documentation; a broken link or a missing page is an error.
+	@export RUSTDOCFLAGS="-D warnings"; $(STEP) cargo doc --workspace --no-deps --document-private-items --locked --quiet
+
+.PHONY: deny
+deny: $(STAMPS)/deny ## Licences, bans and sources of dependencies.
+	@$(STEP) cargo deny --log-level error --workspace check bans licenses sources
+
+.PHONY: nextest
+nextest: $(STAMPS)/build $(STAMPS)/test ## Unit and end-to-end tests.
+	@mkdir -p $(TARGET); run() { cargo nextest run --workspace --locked 2>&1 | tee $(TARGET)/nextest.log; }; $(STEP) run
+
+.PHONY: check-configs
+check-configs: $(STAMPS)/build ## The examples, through the binary itself.
+	@cargo build --locked --quiet --bin tidegate; \
+	check() { for file in configs/*.yaml; do echo "$$file"; $(TARGET)/debug/tidegate check "$$file"; done; }; $(STEP) check
+
+.PHONY: bench
+bench: $(STAMPS)/build $(STAMPS)/test ## The behaviours at full size, through the release binary, and the micro benches.
+	TIDEGATE_FULL=1 cargo nextest run --release --locked --profile bench --test e2e
+	cargo bench --workspace --locked
+
+.PHONY: install-tools
+install-tools: $(STAMPS)/build $(STAMPS)/rust $(STAMPS)/deny $(STAMPS)/test ## What the other targets need.
+
+# Asks apt only for what is missing. $(1): pairs of command:package.
+define install
+	@missing=""; for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; $(APT) update -qq; $(APT) install -qq -y --no-install-recommends $$missing; fi
+endef
+
+# $(1): the subcommand that cargo lacks.
+define cargo-install
+	@cargo $(1) --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-$(1)
+endef
+
+$(STAMPS)/build: Makefile
+	$(call install,$(BUILD_TOOLS))
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/rust: Makefile
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/deny: $(STAMPS)/build
+	$(call cargo-install,deny)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/test: $(STAMPS)/build
+	$(call install,$(TEST_TOOLS))
+	$(call cargo-install,nextest)
+	@mkdir -p $(@D) && touch $@
