@@ -1,0 +1,39 @@
+//! Starts gateways, origins and clients, and waits for conditions.
+#![allow(dead_code, reason = "a kit has more tools than any one test uses")]
+
+pub mod app;
+pub mod certs;
+pub mod client;
+pub mod gateway;
+pub mod load;
+pub mod nginx;
+pub mod origin;
+pub mod ports;
+
+pub use app::App;
+pub use client::{Answer, Client, curl, get, raw, request};
+pub use gateway::Gateway;
+pub use origin::{Mood, Origin};
+
+use std::time::{Duration, Instant};
+
+/// How long anything that is awaited may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Looks again and again until `condition` holds.
+///
+/// # Panics
+///
+/// With `what` when it doesn't hold in time.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether a test runs at full size (`make bench`) or at the size that CI can afford.
+pub fn full_size() -> bool {
+    std::env::var_os("TIDEGATE_FULL").is_some_and(|value| value == "1")
+}

@@ -1,0 +1,11 @@
+//! The gateway from outside: the real binary, real sockets, real clients.
+//!
+//! `kit` starts things and talks to them. The other modules are tests, a file for each
+//! part of the gateway; those in `behaviour` hold the numbers that the gateway promises.
+
+mod architecture;
+mod basics;
+mod behaviour;
+mod kit;
+mod protocols;
+mod upstream;
