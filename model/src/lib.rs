@@ -12,7 +12,6 @@ pub mod check;
 pub mod config;
 pub mod desired;
 pub mod diagnostic;
-pub mod history;
 pub mod literal;
 pub mod problems;
 pub mod reference;
