@@ -85,9 +85,10 @@ impl<'a> Before<'a> {
 fn service(index: usize, spec: &Service, before: &Before<'_>, material: &Material, metrics: &Metrics) -> ServiceEntry {
     let percent = spec.retry.budget_percent;
     let budget = match before.services.get(spec.name.as_str()) {
-        Some(old) if old.spec.retry.budget_percent == percent => Arc::clone(&old.budget),
-        _ => Arc::new(RetryBudget::new(percent)),
+        Some(old) => Arc::clone(&old.budget),
+        None => Arc::new(RetryBudget::new(percent)),
     };
+    budget.set_percent(percent);
     ServiceEntry {
         versions: spec.versions.iter().map(|v| version(spec, v, before, material, metrics)).collect(),
         budget,

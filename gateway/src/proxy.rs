@@ -34,6 +34,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use smallvec::SmallVec;
 use tidegate_model::desired::{Timeouts, UpstreamProtocol};
 use tidegate_model::time::Timestamp;
+use tracing::warn;
 
 use crate::carry::deadline::Deadline;
 use crate::carry::{edit, head, peer, respond, verdict};
@@ -41,7 +42,7 @@ use crate::clock;
 use crate::decide::{self, Answer, Connection, Decision, Plan, Reason};
 use crate::endpoint::{Endpoint, InFlight};
 use crate::health::{Verdict, eject};
-use crate::record::{RetryResult, RouteMetrics, TryResult};
+use crate::record::{EjectionCause, RetryResult, RouteMetrics, TryResult};
 use crate::snapshot::{ArmEntry, RouteEntry, ServiceEntry, Snapshot, VersionEntry};
 
 /// Logged as the status of a request whose client went away unanswered, as nginx does.
@@ -153,7 +154,13 @@ impl Exchange {
             TryResult::Abandoned => return, // The client went away: says nothing about the endpoint.
         };
         let rules = self.service(plan).spec.eject.as_ref();
-        eject::observe(rules, &self.version(plan).endpoints, endpoint, verdict, now);
+        if let Some(ejected) = eject::observe(rules, &self.version(plan).endpoints, endpoint, verdict, now) {
+            warn!(endpoint = %endpoint.id, reason = %ejected.reason, rest = ?ejected.rest, times = ejected.times, "endpoint ejected");
+            endpoint.metrics.ejected(match ejected.reason {
+                eject::Reason::InARow(_) => EjectionCause::Consecutive,
+                eject::Reason::Rate { .. } => EjectionCause::Rate,
+            });
+        }
     }
 
     /// Whether one more try is allowed by count and budget. Takes it from the budget if so.
