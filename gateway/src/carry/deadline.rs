@@ -91,3 +91,71 @@ impl Deadline {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn in_a_moment() -> Option<Timestamp> {
+        Some(clock::now() + Duration::from_millis(20))
+    }
+
+    #[tokio::test]
+    async fn passed_deadline_breaks_the_socket_and_the_exchange_ends_by_itself() {
+        let (mut ours, _endpoint) = UnixStream::pair().unwrap();
+        let deadline = Deadline::default();
+        deadline.watch(Some(ours.as_raw_fd()));
+        deadline.set(in_a_moment());
+
+        let read = deadline.guard(async { ours.read(&mut [0; 8]).await }).await;
+
+        assert_eq!(read.expect("the exchange ran to its end").unwrap(), 0);
+        assert!(deadline.passed());
+    }
+
+    #[tokio::test]
+    async fn exchange_on_a_shared_socket_is_dropped() {
+        let deadline = Deadline::default();
+        deadline.set(in_a_moment());
+
+        let ended = deadline.guard(std::future::pending::<()>()).await;
+
+        assert_eq!(ended, None);
+        assert!(deadline.passed());
+    }
+
+    #[tokio::test]
+    async fn deadline_that_is_moved_while_waiting_counts_from_its_new_place() {
+        let deadline = Deadline::default();
+        deadline.set(Some(clock::now() + Duration::from_secs(3_600)));
+        let brought_forward = async {
+            tokio::task::yield_now().await;
+            deadline.set(in_a_moment());
+            std::future::pending::<()>().await;
+        };
+
+        let ended = deadline.guard(brought_forward).await;
+
+        assert_eq!(ended, None, "an hour's deadline must not stand");
+    }
+
+    #[tokio::test]
+    async fn lifted_deadline_never_passes() {
+        let deadline = Deadline::default();
+        deadline.set(in_a_moment());
+        let work = async {
+            deadline.set(None);
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            7
+        };
+
+        assert_eq!(deadline.guard(work).await, Some(7));
+        assert!(!deadline.passed());
+    }
+}
