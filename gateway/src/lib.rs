@@ -14,6 +14,7 @@ pub mod compile;
 pub mod decide;
 pub mod door;
 pub mod endpoint;
+pub mod exchange;
 pub mod health;
 pub mod material;
 pub mod proxy;

@@ -21,46 +21,34 @@
 //! - A request is tried again only before any of its answer has reached the client.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::header::{HOST, HeaderName, HeaderValue, REFERER, USER_AGENT};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use smallvec::SmallVec;
-use tidegate_model::desired::{Timeouts, UpstreamProtocol};
-use tidegate_model::time::Timestamp;
-use tracing::warn;
+use tidegate_model::desired::UpstreamProtocol;
 
-use crate::carry::deadline::Deadline;
 use crate::carry::{edit, head, peer, respond, verdict};
 use crate::clock;
-use crate::decide::{self, Answer, Connection, Decision, Plan, Reason};
-use crate::endpoint::{Endpoint, InFlight};
-use crate::health::{Verdict, eject};
-use crate::record::{EjectionCause, RetryResult, RouteMetrics, TryResult};
-use crate::snapshot::{ArmEntry, RouteEntry, ServiceEntry, Snapshot, VersionEntry};
+use crate::decide::{self, Answer, Decision, Reason};
+use crate::endpoint::InFlight;
+use crate::exchange::{Exchange, VISIT, Visit};
+use crate::record::access::{AccessLog, Entry};
+use crate::record::trace::{self, Trace};
+use crate::record::{RetryResult, RouteMetrics, TryResult};
+use crate::snapshot::Snapshot;
+
+/// Names a request in logs on both sides of the gateway.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Logged as the status of a request whose client went away unanswered, as nginx does.
 const CLIENT_GONE: u16 = 499;
-
-tokio::task_local! {
-    /// What the carrier knows about the exchange that the current task is running.
-    pub static VISIT: Visit;
-}
-
-/// The connection an exchange came on, and its deadline.
-#[derive(Clone)]
-pub struct Visit {
-    /// Facts about the connection.
-    pub connection: Arc<Connection>,
-    /// The exchange's next deadline.
-    pub deadline: Arc<Deadline>,
-}
 
 /// What all cores share.
 pub struct Shared {
@@ -68,6 +56,8 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Handles for requests that no route takes.
     pub unrouted: RouteMetrics,
+    /// Where finished requests are written down.
+    pub access_log: AccessLog,
 }
 
 /// Executes plans as Pingora's hooks.
@@ -82,129 +72,21 @@ impl Proxy {
     }
 }
 
-/// One exchange: a request, its tries, its answer.
-pub struct Exchange {
-    visit: Visit,
-    snapshot: Arc<Snapshot>,
-    started: Timestamp,
-    plan: Option<Box<Plan>>,
-    tried: SmallVec<[Arc<Endpoint>; 2]>,
-    attempts: u32,
-    in_flight: Option<InFlight>,
-    /// When the current try was given its endpoint.
-    try_started: Timestamp,
-    /// Bytes of the request body that the current try has seen.
-    body_seen: u64,
-    /// What came of the current try, once it is known.
-    result: Option<TryResult>,
-    first_byte: Option<Duration>,
-    /// Status of the answer; 0 while there is none.
-    status: u16,
-    /// Set where the gateway answers by itself.
-    reason: Option<Reason>,
-    /// The route of such an answer.
-    route: Option<usize>,
-}
-
-impl Exchange {
-    fn route(&self, plan: &Plan) -> &RouteEntry {
-        &self.snapshot.routes[plan.route]
-    }
-
-    fn arm(&self, plan: &Plan) -> &ArmEntry {
-        &self.route(plan).arms[plan.arm]
-    }
-
-    fn service(&self, plan: &Plan) -> &ServiceEntry {
-        &self.snapshot.services[plan.version.service]
-    }
-
-    fn version(&self, plan: &Plan) -> &VersionEntry {
-        self.snapshot.version(plan.version)
-    }
-
-    fn timeouts(&self, plan: &Plan) -> &Timeouts {
-        &self.route(plan).timeouts[plan.arm]
-    }
-
-    /// When the whole exchange must be over.
-    fn total_deadline(&self, plan: &Plan) -> Option<Timestamp> {
-        self.timeouts(plan).total.map(|total| self.started + total)
-    }
-
-    /// The next deadline while the answer hasn't begun.
-    fn expect_first_byte(&self, now: Timestamp) {
-        if let Some(plan) = &self.plan {
-            let first_byte = now + self.timeouts(plan).first_byte;
-            let at = self.total_deadline(plan).map_or(first_byte, |total| total.min(first_byte));
-            self.visit.deadline.set(Some(at));
-        }
-    }
-
-    /// Counts what came of the current try, and tells `health`.
-    fn judge(&mut self, result: TryResult, now: Timestamp) {
-        self.result = Some(result);
-        let (Some(plan), Some(in_flight)) = (&self.plan, &self.in_flight) else { return };
-        let endpoint = in_flight.endpoint();
-        endpoint.metrics.tried(result);
-        let verdict = match result {
-            TryResult::Ok => Verdict::Good,
-            TryResult::ServerError | TryResult::Reset | TryResult::Timeout => Verdict::Failed,
-            TryResult::Connect => Verdict::Unreachable,
-            TryResult::Abandoned => return, // The client went away: says nothing about the endpoint.
-        };
-        let rules = self.service(plan).spec.eject.as_ref();
-        if let Some(ejected) = eject::observe(rules, &self.version(plan).endpoints, endpoint, verdict, now) {
-            warn!(endpoint = %endpoint.id, reason = %ejected.reason, rest = ?ejected.rest, times = ejected.times, "endpoint ejected");
-            endpoint.metrics.ejected(match ejected.reason {
-                eject::Reason::InARow(_) => EjectionCause::Consecutive,
-                eject::Reason::Rate { .. } => EjectionCause::Rate,
-            });
-        }
-    }
-
-    /// Whether one more try is allowed by count and budget. Takes it from the budget if so.
-    fn may_try_again(&self, plan: &Plan, now: Timestamp) -> bool {
-        let service = self.service(plan);
-        let time_left = self.total_deadline(plan).is_none_or(|total| now < total);
-        if self.attempts > service.spec.retry.attempts || !time_left {
-            return false;
-        }
-        let granted = service.budget.withdraw(now);
-        if !granted {
-            service.metrics.budget_exhausted();
-        }
-        granted
-    }
-}
-
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Exchange;
 
     /// Called when a head has arrived: from here on, this exchange sees one snapshot.
     fn new_ctx(&self) -> Exchange {
-        Exchange {
-            visit: VISIT.with(Visit::clone),
-            snapshot: self.shared.snapshot.load_full(),
-            started: clock::now(),
-            plan: None,
-            tried: SmallVec::new(),
-            attempts: 0,
-            in_flight: None,
-            try_started: Timestamp::ZERO,
-            body_seen: 0,
-            result: None,
-            first_byte: None,
-            status: 0,
-            reason: None,
-            route: None,
-        }
+        Exchange::new(VISIT.with(Visit::clone), self.shared.snapshot.load_full(), clock::now())
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         let request = session.req_header();
         let host = head::host(request);
+        let trusted = exchange.peer_is_trusted();
+        exchange.id = Some(trace::request_id(&request.headers, trusted, &mut rand::rng()));
+        exchange.trace = Trace::of(&request.headers);
         let decision = decide::decide(
             &head::view(request, &host),
             &exchange.visit.connection,
@@ -214,6 +96,7 @@ impl ProxyHttp for Proxy {
         );
         match decision {
             Decision::Forward(plan) => {
+                exchange.client = Some(plan.client);
                 exchange.service(&plan).budget.deposit(exchange.started);
                 exchange.plan = Some(plan);
                 Ok(false)
@@ -278,20 +161,25 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         upstream: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let _ = session;
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
         let route = exchange.route(plan);
         let spec = &exchange.snapshot.desired.routes[plan.route];
         head::make_origin_form(upstream)?;
+        if !exchange.trace.may_be_forwarded() {
+            trace::FIELDS.iter().for_each(|field| drop(upstream.remove_header(field)));
+        }
+        if let Some(id) = &exchange.id {
+            upstream.insert_header(REQUEST_ID, id.clone())?;
+        }
         if let Some(target) = &plan.target {
             head::set_target(upstream, target)?;
         }
         if let Some(host) = &spec.rewrite.host {
-            upstream.insert_header(http::header::HOST, host)?;
+            upstream.insert_header(HOST, host)?;
         }
         edit::apply(upstream, &route.request_headers)
     }
@@ -358,6 +246,9 @@ impl ProxyHttp for Proxy {
         let Some(plan) = exchange.plan.as_deref() else { return Ok(()) };
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
+        }
+        if let Some(id) = &exchange.id {
+            response.insert_header(REQUEST_ID, id.clone())?;
         }
         edit::apply(response, &exchange.route(plan).response_headers)?;
         for (name, value) in &plan.answer_headers {
@@ -456,6 +347,9 @@ impl ProxyHttp for Proxy {
                 metrics.answered(exchange.reason.unwrap_or(Reason::Internal), status, took);
             }
         }
+        if self.shared.access_log.is_on() {
+            self.log(session, exchange, status, took);
+        }
         exchange.in_flight = None;
     }
 
@@ -475,10 +369,46 @@ impl ProxyHttp for Proxy {
 }
 
 impl Proxy {
+    fn log(&self, session: &Session, exchange: &Exchange, status: u16, took: Duration) {
+        let request = session.req_header();
+        let host = head::host(request);
+        let view = head::view(request, &host);
+        let connection = &exchange.visit.connection;
+        let plan = exchange.plan.as_deref();
+        let route = plan.map(|plan| plan.route).or(exchange.route);
+        self.shared.access_log.log(&Entry {
+            time: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+            id: exchange.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
+            client: exchange.client.unwrap_or_else(|| connection.peer.ip()),
+            peer: connection.peer,
+            method: request.method.as_str(),
+            host: view.host,
+            path: view.path,
+            query: view.query,
+            protocol: head::protocol(request.version),
+            status,
+            reason: exchange.reason,
+            route: route.map(|route| exchange.snapshot.desired.routes[route].name.as_str()),
+            version: plan.map(|plan| &*exchange.arm(plan).label),
+            endpoint: exchange.in_flight.as_ref().map(|in_flight| &in_flight.endpoint().target),
+            attempts: exchange.attempts,
+            received: session.body_bytes_read() as u64,
+            sent: session.body_bytes_sent() as u64,
+            took,
+            first_byte: exchange.first_byte,
+            user_agent: request.headers.get(USER_AGENT).map(HeaderValue::as_bytes),
+            referer: request.headers.get(REFERER).map(HeaderValue::as_bytes),
+            trace: exchange.trace.id(),
+            generation: exchange.snapshot.generation(),
+            tls: connection.tls.as_deref(),
+        });
+    }
+
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: &Answer) -> Result<()> {
         exchange.status = answer.status;
         exchange.reason = Some(answer.reason);
         exchange.route = answer.route;
+        exchange.client.get_or_insert(answer.client);
         respond::respond(session, answer).await
     }
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::Uri;
 use http::header::{CONTENT_LENGTH, HOST};
+use http::{Uri, Version};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
@@ -63,6 +63,16 @@ pub fn view<'a>(request: &'a RequestHeader, host: &'a str) -> decide::Head<'a> {
         query,
         headers: &request.headers,
         content_length: request.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
+    }
+}
+
+/// The protocol's name, for the log.
+pub fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP",
     }
 }
 

@@ -21,7 +21,8 @@ use crate::carry::deadline::Deadline;
 use crate::decide::Connection;
 use crate::door::Carrier;
 use crate::door::stream::DoorStream;
-use crate::proxy::{Proxy, Shared, VISIT, Visit};
+use crate::exchange::{VISIT, Visit};
+use crate::proxy::{Proxy, Shared};
 
 /// Upstream connections that one core keeps idle, over all endpoints. Beyond it the oldest is closed.
 const IDLE_UPSTREAM_CONNECTIONS: usize = 2_048;

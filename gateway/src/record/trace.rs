@@ -6,7 +6,7 @@
 //! A malformed one isn't forwarded, nor is a `tracestate` that has no valid `traceparent` beside it (W3C Trace
 //! Context §3.2.2, §3.3.1).
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng;
 
 /// Bytes of a request id that we take over from a trusted proxy. A longer one is replaced by our own.
@@ -23,6 +23,9 @@ pub enum Trace {
     Within(TraceId),
 }
 
+/// The fields of W3C Trace Context.
+pub const FIELDS: [HeaderName; 2] = [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+
 impl Trace {
     /// Reads the trace of a request. More than one `traceparent` is invalid.
     pub fn of(headers: &HeaderMap) -> Self {
@@ -34,12 +37,9 @@ impl Trace {
         }
     }
 
-    /// Removes what must not be forwarded.
-    pub fn clean(self, headers: &mut HeaderMap) {
-        if !matches!(self, Self::Within(_)) {
-            headers.remove("traceparent");
-            headers.remove("tracestate");
-        }
+    /// Whether the fields may be forwarded; else [`FIELDS`] must be removed.
+    pub fn may_be_forwarded(self) -> bool {
+        matches!(self, Self::Within(_))
     }
 
     /// The trace id, where there is one.
@@ -130,13 +130,19 @@ mod tests {
         headers
     }
 
+    fn clean(headers: &mut HeaderMap) {
+        if !Trace::of(headers).may_be_forwarded() {
+            FIELDS.iter().for_each(|field| drop(headers.remove(field)));
+        }
+    }
+
     #[test]
     fn valid_traceparent_and_its_tracestate_are_forwarded_untouched() {
         let before = headers(&[("traceparent", VALID), ("tracestate", "a=b")]);
         let mut after = before.clone();
 
         let trace = Trace::of(&before);
-        trace.clean(&mut after);
+        clean(&mut after);
 
         assert_eq!(trace.id(), Some("0af7651916cd43dd8448eb211c80319c"));
         assert_eq!(after, before);
@@ -176,7 +182,7 @@ mod tests {
     fn second_traceparent_makes_both_void_and_takes_tracestate_along() {
         let mut lines = headers(&[("traceparent", VALID), ("traceparent", VALID), ("tracestate", "a=b")]);
 
-        Trace::of(&lines).clean(&mut lines);
+        clean(&mut lines);
 
         assert!(lines.is_empty());
     }
@@ -185,7 +191,7 @@ mod tests {
     fn tracestate_alone_is_not_forwarded() {
         let mut lines = headers(&[("tracestate", "a=b"), ("accept", "*/*")]);
 
-        Trace::of(&lines).clean(&mut lines);
+        clean(&mut lines);
 
         assert_eq!(lines, headers(&[("accept", "*/*")]));
     }
