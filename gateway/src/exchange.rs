@@ -59,6 +59,7 @@ pub struct Exchange {
     pub body_seen: u64,
     /// What came of the current try, once it is known.
     pub result: Option<TryResult>,
+    /// Time to the first byte of the answer that the client got.
     pub first_byte: Option<Duration>,
     /// Status of the answer; 0 while there is none.
     pub status: u16,
