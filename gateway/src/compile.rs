@@ -52,7 +52,7 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .iter()
         .map(|spec| match before.limits.get(spec.name.as_str()) {
             Some(state) if state.same_definition(spec, desired.bounds.limit_keys) => Arc::clone(state),
-            _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys)),
+            _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys).counted_on(metrics.limit(&spec.name))),
         })
         .collect();
     Snapshot { front: Front::new(&desired), router: Router::build(&desired.routes), routes, services, limits, desired }

@@ -27,6 +27,7 @@ use tidegate_model::time::Timestamp;
 
 use super::Head;
 use super::key::{Network, ReadyKey};
+use crate::record::{LimitMetrics, LimitResult};
 
 /// Shards of a limit's buckets. A power of two.
 const SHARDS: usize = 64;
@@ -43,6 +44,7 @@ pub struct LimitState {
     shards: Vec<Mutex<Shard>>,
     policy: HeaderValue,
     quoted: String,
+    metrics: LimitMetrics,
 }
 
 type Shard = HashMap<BucketId, Bucket, BuildHasherDefault<AsItIs>>;
@@ -90,7 +92,18 @@ impl LimitState {
             quoted,
             limit: limit.clone(),
             max_keys,
+            metrics: LimitMetrics::default(),
         }
+    }
+
+    /// Counts what it decides on `metrics` instead of nowhere.
+    pub fn counted_on(self, metrics: LimitMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Shows how many buckets are remembered right now.
+    pub fn show(&self) {
+        self.metrics.keys(self.remembered());
     }
 
     /// Whether buckets may be handed on to `limit`: everything that gives them meaning is the same.
@@ -133,6 +146,16 @@ impl LimitState {
 
     /// Takes a token, or counts a refusal, which may begin a ban.
     pub fn try_take(&self, id: BucketId, now: Timestamp) -> Outcome {
+        let outcome = self.take(id, now);
+        self.metrics.decided(match outcome {
+            Outcome::Taken { .. } => LimitResult::Allowed,
+            Outcome::Refused { .. } => LimitResult::Refused,
+            Outcome::Banned { .. } => LimitResult::Banned,
+        });
+        outcome
+    }
+
+    fn take(&self, id: BucketId, now: Timestamp) -> Outcome {
         let mut shard = self.shard(id);
         let mut bucket = shard.get(&id).copied().unwrap_or_default();
         let (outcome, full_at) = self.ask(&bucket, now);
@@ -149,7 +172,10 @@ impl LimitState {
         }
         shard.insert(id, bucket);
         match bucket.strikes.banned_until() {
-            Some(until) if until > now => Outcome::Banned { until },
+            Some(until) if until > now => {
+                self.metrics.banned();
+                Outcome::Banned { until }
+            }
             _ => outcome,
         }
     }
@@ -201,6 +227,7 @@ impl LimitState {
                 left -= usize::from(forget);
                 !forget
             });
+            self.metrics.forgot((surplus - left) as u64);
         }
     }
 }

@@ -277,8 +277,8 @@ pub(super) const LIMIT_FORGOTTEN: usize = LIMIT_BANS + 1;
 pub(super) const LIMIT_SLOTS: usize = LIMIT_FORGOTTEN + 1;
 pub(super) type LimitRow = Row<LIMIT_SLOTS, 1>;
 
-/// Handles for one named limit.
-#[derive(Clone, Debug)]
+/// Handles for one named limit. The default ones count unseen.
+#[derive(Clone, Debug, Default)]
 pub struct LimitMetrics(pub(super) Arc<LimitRow>);
 
 impl LimitMetrics {

@@ -19,6 +19,7 @@ use tidegate_model::time::Timestamp;
 use super::cells::Level;
 use super::families::{self, Exposed, Table};
 use super::handles::*;
+use super::process::Process;
 use crate::snapshot::Snapshot;
 
 /// The registry and all families. Clones share them.
@@ -118,6 +119,7 @@ impl Metrics {
             registry,
         };
         families.introduce();
+        families.registry.register(Box::new(Process::new())).expect("family names are unique");
         Self(Arc::new(families))
     }
 
@@ -205,6 +207,7 @@ impl Metrics {
         for endpoint in versions.flat_map(|version| &version.endpoints) {
             endpoint.metrics.show(endpoint.health.fitness(now));
         }
+        snapshot.limits.iter().for_each(|limit| limit.show());
     }
 
     /// Counts a configuration that was offered.
@@ -271,7 +274,10 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
+    use tidegate_model::desired::{Desired, Key, Limit};
+
     use super::*;
+    use crate::compile::{Material, compile};
     use crate::decide::Reason;
 
     /// One of everything, counted once.
@@ -346,5 +352,51 @@ mod tests {
         assert!(up(&metrics.render()));
         endpoint.probed(false, false);
         assert!(!up(&metrics.render()));
+    }
+
+    fn snapshot(metrics: &Metrics, limits: &[&str], previous: Option<&Snapshot>) -> Snapshot {
+        let limit = |name: &&str| Limit {
+            name: (*name).to_owned(),
+            keys: vec![Key::Path],
+            interval: Duration::from_secs(1),
+            burst: 1,
+            window: Duration::from_secs(1),
+            per_window: 1,
+            over: 429,
+            ban: None,
+        };
+        let generation = Generation(previous.map_or(1, |snapshot| snapshot.generation().0 + 1));
+        let desired = Desired { generation, limits: limits.iter().map(limit).collect(), ..Desired::default() };
+        compile(Arc::new(desired), previous, &Material::default(), metrics)
+    }
+
+    #[test]
+    fn series_leave_with_what_they_measure_and_begin_anew_when_it_comes_back() {
+        let metrics = Metrics::new();
+        let lines = |of: &str| metrics.render().lines().filter(|line| line.contains(of)).count();
+        let both = snapshot(&metrics, &["per_ip", "login"], None);
+        metrics.limit("login").decided(LimitResult::Refused);
+
+        let one = snapshot(&metrics, &["per_ip"], Some(&both));
+        metrics.retain(&one);
+
+        assert_eq!(lines("limit=\"login\""), 0);
+        assert!(lines("limit=\"per_ip\"") > 0);
+        metrics.retain(&snapshot(&metrics, &["per_ip", "login"], Some(&one)));
+        assert_eq!(lines("limit=\"login\",result=\"refused\"} 0"), 1);
+    }
+
+    #[test]
+    fn series_of_a_refused_configuration_leave_and_requests_without_a_route_stay_counted() {
+        let metrics = Metrics::new();
+        let in_force = snapshot(&metrics, &[], None);
+        metrics.unrouted().answered(Reason::NoRoute, 404, Duration::ZERO);
+
+        metrics.arm("from-a-refused-file", "shop", "v1").finished(200, Duration::ZERO);
+        metrics.retain(&in_force);
+
+        let text = metrics.render();
+        assert!(!text.contains("from-a-refused-file"), "{text}");
+        assert!(text.contains("tidegate_answers_total{route=\"\",reason=\"no_route\"} 1"), "{text}");
     }
 }

@@ -10,6 +10,7 @@ mod families;
 mod handles;
 mod line;
 pub mod metrics;
+mod process;
 pub mod trace;
 
 pub use cells::{BOUNDS_NANOS, Level};
