@@ -425,4 +425,70 @@ mod tests {
 
         assert!(said.starts_with("TLS handshake failed: "), "{said}");
     }
+
+    /// A TLS server that offers `alpn` and answers with 200 over HTTP/2 and 201 over HTTP/1.1; and what trusts it.
+    async fn answering_tls(alpn: &[&str]) -> (SocketAddr, Tls) {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let own = rcgen::generate_simple_self_signed(vec!["shop.internal".into()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+        let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key.into())
+            .unwrap();
+        server.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let mut client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+            let Ok(stream) = acceptor.accept(listener.accept().await.unwrap().0).await else { return };
+            let answer = service_fn(|request: Request<Incoming>| async move {
+                let status = if request.version() == http::Version::HTTP_2 { 200 } else { 201 };
+                Ok::<_, Infallible>(Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap())
+            });
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let stream = TokioIo::new(stream);
+            if h2 {
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(stream, answer).await;
+            } else {
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, answer).await;
+            }
+        });
+        (addr, Tls { config: Arc::new(client), name: "shop.internal".try_into().unwrap() })
+    }
+
+    #[tokio::test]
+    async fn over_tls_a_service_with_either_protocol_is_asked_by_the_one_the_handshake_chose() {
+        for (alpn, said) in
+            [(&["h2", "http/1.1"][..], "answered 200"), (&["http/1.1"], "answered 201"), (&[], "answered 201")]
+        {
+            let (addr, tls) = answering_tls(alpn).await;
+
+            let answer =
+                ask(&Question { tls: Some(tls), protocol: UpstreamProtocol::Auto, ..question(addr, PATIENT) }).await;
+
+            assert_eq!(answer, Ok(said.into()), "offering {alpn:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_another_name_has_failed() {
+        let (addr, tls) = answering_tls(&[]).await;
+        let tls = Tls { name: "other.internal".try_into().unwrap(), ..tls };
+
+        let said = ask(&Question { tls: Some(tls), ..question(addr, PATIENT) }).await.unwrap_err();
+
+        assert!(said.contains("not valid for name \"other.internal\""), "{said}");
+    }
 }
