@@ -1,1 +1,9 @@
+//! How the gateway must behave, with numbers. `make bench` runs these at full size.
 
+mod bad_clients;
+mod certificates;
+mod health;
+mod reload;
+mod routes;
+mod shadow;
+mod split;

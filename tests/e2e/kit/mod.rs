@@ -11,7 +11,7 @@ pub mod origin;
 pub mod ports;
 
 pub use app::App;
-pub use client::{Answer, Client, curl, get, raw, request};
+pub use client::{Client, curl, get, request};
 pub use gateway::Gateway;
 pub use origin::{Mood, Origin};
 
