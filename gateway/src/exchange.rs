@@ -21,6 +21,7 @@ use crate::endpoint::{Endpoint, InFlight};
 use crate::health::{Verdict, eject};
 use crate::record::trace::Trace;
 use crate::record::{EjectionCause, TryResult};
+use crate::shadow::Tap;
 use crate::snapshot::{ArmEntry, RouteEntry, ServiceEntry, Snapshot, VersionEntry};
 
 tokio::task_local! {
@@ -71,6 +72,8 @@ pub struct Exchange {
     pub client: Option<IpAddr>,
     /// The request's id.
     pub id: Option<HeaderValue>,
+    /// Takes copies, where the plan asks for some.
+    pub tap: Option<Box<Tap>>,
     /// Its trace context.
     pub trace: Trace,
 }
@@ -95,6 +98,7 @@ impl Exchange {
             route: None,
             client: None,
             id: None,
+            tap: None,
             trace: Trace::None,
         }
     }

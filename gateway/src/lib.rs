@@ -15,6 +15,7 @@ pub mod decide;
 pub mod door;
 pub mod endpoint;
 pub mod exchange;
+pub mod gateway;
 pub mod health;
 pub mod material;
 pub mod proxy;

@@ -1,46 +1,92 @@
-//! Reads what a configuration refers to outside itself: authorities and client certificates for upstream
-//! TLS, and the addresses behind names.
+//! Reads what a configuration refers to outside itself: listener certificates, authorities and client
+//! certificates for upstream TLS. What can't be read is told with its place in the configuration.
 //!
-//! Listener certificates are the door's.
+//! # Not here
+//!
+//! Names of endpoints are looked up in `resolve`.
 
-use tidegate_model::check::Places;
-use tidegate_model::desired::Desired;
-use tidegate_model::diagnostic::Diagnostic;
-
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::carry::UpstreamTlsReady;
-use crate::compile::Material;
+use tidegate_model::check::Places;
+use tidegate_model::desired::{Desired, Listener, Service};
+use tidegate_model::diagnostic::{Diagnostic, Severity};
 
-/// Reads the files that upstream TLS needs.
+use crate::carry::UpstreamTlsReady;
+use crate::tls::{CertTable, TlsProblem};
+
+/// Everything that was read.
+#[derive(Debug)]
+pub struct Files {
+    /// By index of the listener; `Some` where it has TLS.
+    pub certificates: Vec<Option<CertTable>>,
+    /// By index of the service; `Some` where it has TLS.
+    pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
+    /// What was accepted, but will be trouble: an expired certificate.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads every file that `desired` needs to be served.
 ///
 /// # Errors
 ///
-/// A diagnostic for each service whose files can't be used.
-pub fn read(desired: &Desired, places: &Places) -> Result<Material, Vec<Diagnostic>> {
-    let mut material = Material::default();
-    let mut problems = Vec::new();
-    for service in &desired.services {
-        let ready = service.tls.as_ref().and_then(|tls| match UpstreamTlsReady::load(tls) {
-            Ok(ready) => Some(Arc::new(ready)),
-            Err(error) => {
-                let key = match &tls.client {
-                    Some(client) if client.cert == error.file => "client.cert",
-                    Some(client) if client.key == error.file => "client.key",
-                    _ => "ca",
-                };
-                problems.push(
-                    Diagnostic::error(
-                        "unusable-file",
-                        format!("service \"{}\" can't use {}", service.name, error.file.display()),
-                    )
+/// A diagnostic for each file that can't be used.
+pub fn read(desired: &Desired, places: &Places) -> Result<Files, Vec<Diagnostic>> {
+    let mut told = Vec::new();
+    let certificates = desired.listeners.iter().map(|listener| table(listener, places, &mut told)).collect();
+    let upstream_tls = desired.services.iter().map(|service| upstream(service, places, &mut told)).collect();
+    if told.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(told);
+    }
+    Ok(Files { certificates, upstream_tls, warnings: told })
+}
+
+fn table(listener: &Listener, places: &Places, told: &mut Vec<Diagnostic>) -> Option<CertTable> {
+    let tls = listener.tls.as_ref()?;
+    let place = |file: &Path| {
+        tls.certificates.iter().enumerate().find_map(|(i, files)| {
+            let which = if files.cert == file { "cert" } else { "key" };
+            (files.cert == file || files.key == file)
+                .then(|| places.of(&format!("listeners.{}.certificates.{i}.{which}", listener.name)))?
+        })
+    };
+    let tell = |severity, problem: &TlsProblem| {
+        let message = format!("listener \"{}\": {}", listener.name, problem.file.display());
+        let diagnostic = match severity {
+            Severity::Error => Diagnostic::error("unusable-certificate", message),
+            Severity::Warning => Diagnostic::warning("certificate-dates", message),
+        };
+        diagnostic.maybe_at(place(&problem.file), problem.what.clone()).help(problem.help.clone())
+    };
+    match CertTable::load(tls) {
+        Ok(table) => {
+            told.extend(table.warnings().iter().map(|problem| tell(Severity::Warning, problem)));
+            Some(table)
+        }
+        Err(problems) => {
+            told.extend(problems.iter().map(|problem| tell(Severity::Error, problem)));
+            None
+        }
+    }
+}
+
+fn upstream(service: &Service, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Arc<UpstreamTlsReady>> {
+    let tls = service.tls.as_ref()?;
+    match UpstreamTlsReady::load(tls) {
+        Ok(ready) => Some(Arc::new(ready)),
+        Err(error) => {
+            let key = match &tls.client {
+                Some(client) if client.cert == error.file => "client.cert",
+                Some(client) if client.key == error.file => "client.key",
+                _ => "ca",
+            };
+            let message = format!("service \"{}\" can't use {}", service.name, error.file.display());
+            told.push(
+                Diagnostic::error("unusable-file", message)
                     .maybe_at(places.of(&format!("services.{}.tls.{key}", service.name)), error.what)
                     .help("check the path, its permissions, and that it is PEM"),
-                );
-                None
-            }
-        });
-        material.upstream_tls.push(ready);
+            );
+            None
+        }
     }
-    if problems.is_empty() { Ok(material) } else { Err(problems) }
 }

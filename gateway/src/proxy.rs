@@ -7,6 +7,7 @@
 //! upstream_request_filter   the head as the endpoint gets it                      │ a try
 //! request_body_filter       count, bound, tap                                     │
 //! upstream_response_filter  judge the endpoint; try again?                        ┘
+//! upstream_response_body_filter                tap
 //! response_filter           the head as the client gets it
 //! fail_to_proxy             what went wrong → Answer
 //! logging                   record
@@ -42,6 +43,7 @@ use crate::exchange::{Exchange, VISIT, Visit};
 use crate::record::access::{AccessLog, Entry};
 use crate::record::trace::{self, Trace};
 use crate::record::{RetryResult, RouteMetrics, TryResult};
+use crate::shadow::{Shadows, Tap};
 use crate::snapshot::Snapshot;
 
 /// Names a request in logs on both sides of the gateway.
@@ -58,6 +60,8 @@ pub struct Shared {
     pub unrouted: RouteMetrics,
     /// Where finished requests are written down.
     pub access_log: AccessLog,
+    /// Where copies of requests go.
+    pub shadows: Arc<Shadows>,
 }
 
 /// Executes plans as Pingora's hooks.
@@ -87,8 +91,9 @@ impl ProxyHttp for Proxy {
         let trusted = exchange.peer_is_trusted();
         exchange.id = Some(trace::request_id(&request.headers, trusted, &mut rand::rng()));
         exchange.trace = Trace::of(&request.headers);
+        let view = head::view(request, &host);
         let decision = decide::decide(
-            &head::view(request, &host),
+            &view,
             &exchange.visit.connection,
             &exchange.snapshot,
             exchange.started,
@@ -97,6 +102,7 @@ impl ProxyHttp for Proxy {
         match decision {
             Decision::Forward(plan) => {
                 exchange.client = Some(plan.client);
+                exchange.tap = Tap::open(&self.shared.shadows, &exchange.snapshot, &plan, &view);
                 exchange.service(&plan).budget.deposit(exchange.started);
                 exchange.plan = Some(plan);
                 Ok(false)
@@ -135,6 +141,9 @@ impl ProxyHttp for Proxy {
         exchange.in_flight = Some(endpoint.enter());
         exchange.tried.push(endpoint);
         exchange.visit.deadline.reset();
+        if let Some(tap) = &mut exchange.tap {
+            tap.restart_attempt();
+        }
         Ok(peer)
     }
 
@@ -181,25 +190,38 @@ impl ProxyHttp for Proxy {
         if let Some(host) = &spec.rewrite.host {
             upstream.insert_header(HOST, host)?;
         }
-        edit::apply(upstream, &route.request_headers)
+        edit::apply(upstream, &route.request_headers)?;
+        if let Some(tap) = &mut exchange.tap {
+            tap.request(upstream);
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let Some(chunk) = body else { return Ok(()) };
-        let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
-        exchange.body_seen += chunk.len() as u64;
-        if exchange.snapshot.desired.routes[plan.route].max_body.is_some_and(|max| exchange.body_seen > max) {
-            return Err(Error::new_down(ErrorType::HTTPStatus(413)));
+        if let Some(chunk) = body {
+            let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
+            exchange.body_seen += chunk.len() as u64;
+            if exchange.snapshot.desired.routes[plan.route].max_body.is_some_and(|max| exchange.body_seen > max) {
+                return Err(Error::new_down(ErrorType::HTTPStatus(413)));
+            }
+            if exchange.first_byte.is_none() && exchange.service(plan).spec.protocol == UpstreamProtocol::Http1 {
+                // The endpoint can't be expected to answer before it has the request.
+                exchange.expect_first_byte(clock::now());
+            }
         }
-        if exchange.first_byte.is_none() && exchange.service(plan).spec.protocol == UpstreamProtocol::Http1 {
-            // The endpoint can't be expected to answer before it has the request.
-            exchange.expect_first_byte(clock::now());
+        if let Some(tap) = &mut exchange.tap {
+            if let Some(chunk) = body {
+                tap.chunk(chunk);
+            }
+            if end {
+                tap.end();
+            }
         }
         Ok(())
     }
@@ -234,7 +256,28 @@ impl ProxyHttp for Proxy {
         exchange.visit.deadline.set(exchange.total_deadline(plan));
         exchange.first_byte = Some(first_byte);
         exchange.status = status;
+        if let Some(tap) = &mut exchange.tap {
+            tap.main_answer_head(status, &response.headers, first_byte);
+        }
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if let Some(tap) = &mut exchange.tap {
+            if let Some(chunk) = body {
+                tap.main_answer_chunk(chunk);
+            }
+            if end {
+                tap.main_answer_end();
+            }
+        }
+        Ok(None)
     }
 
     async fn response_filter(

@@ -171,6 +171,17 @@ impl Publisher {
         self.slot.load_full()
     }
 
+    /// Makes the generation in force visible anew, with material that changed outside the configuration
+    /// (addresses behind a name). Refuses any other generation.
+    pub fn renew(&mut self, next: Snapshot) -> Outcome {
+        let current = self.slot.load().generation();
+        if next.generation() != current {
+            return Outcome::Stale { current };
+        }
+        self.slot.store(Arc::new(next));
+        Outcome::Published
+    }
+
     /// Makes `next` visible to new requests, unless it is not newer.
     ///
     /// Late and repeated deliveries are normal, so they are an outcome and not
@@ -182,5 +193,47 @@ impl Publisher {
         }
         self.slot.store(Arc::new(next));
         Outcome::Published
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{Material, compile};
+    use crate::record::Metrics;
+
+    fn snapshot(generation: u64) -> Snapshot {
+        let desired = Desired { generation: Generation(generation), ..Desired::default() };
+        compile(Arc::new(desired), None, &Material::default(), &Metrics::new())
+    }
+
+    #[test]
+    fn stale_snapshot_is_refused_and_the_current_one_stays() {
+        let mut publisher = Publisher::starting_with(snapshot(7));
+
+        let outcome = publisher.publish(snapshot(6));
+
+        assert_eq!(outcome, Outcome::Stale { current: Generation(7) });
+        assert_eq!(publisher.current().generation(), Generation(7));
+    }
+
+    #[test]
+    fn only_the_generation_in_force_is_renewed() {
+        let mut publisher = Publisher::starting_with(snapshot(7));
+
+        assert_eq!(publisher.renew(snapshot(7)), Outcome::Published);
+        assert_eq!(publisher.renew(snapshot(8)), Outcome::Stale { current: Generation(7) });
+    }
+
+    #[test]
+    fn request_keeps_the_snapshot_it_began_with() {
+        let mut publisher = Publisher::starting_with(snapshot(1));
+        let slot = publisher.slot();
+
+        let begun = slot.load_full();
+        publisher.publish(snapshot(2));
+
+        assert_eq!(begun.generation(), Generation(1));
+        assert_eq!(slot.load().generation(), Generation(2));
     }
 }

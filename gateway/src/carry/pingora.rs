@@ -39,14 +39,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// One core's carrier.
 pub struct PingoraCarrier {
     proxy: Arc<HttpProxy<Proxy>>,
-    /// Pingora wants to know about shutdown; the door keeps that, so this never changes.
-    shutdown: watch::Receiver<bool>,
-    _keep: watch::Sender<bool>,
+    /// Turns true when the door drains: answers that start after that say `Connection: close`.
+    drain: watch::Receiver<bool>,
 }
 
 impl PingoraCarrier {
-    /// A carrier with its own upstream pool.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// A carrier with its own upstream pool. `drain` turns true when the gateway is about to stop.
+    pub fn new(shared: Arc<Shared>, drain: watch::Receiver<bool>) -> Self {
         let conf = ServerConf {
             threads: 1,
             upstream_keepalive_pool_size: IDLE_UPSTREAM_CONNECTIONS,
@@ -56,14 +55,13 @@ impl PingoraCarrier {
         };
         let mut proxy = HttpProxy::new(Proxy::new(shared), Arc::new(conf));
         proxy.handle_init_modules();
-        let (keep, shutdown) = watch::channel(false);
-        Self { proxy: Arc::new(proxy), shutdown, _keep: keep }
+        Self { proxy: Arc::new(proxy), drain }
     }
 
     async fn exchange(&self, session: ServerSession, connection: Arc<Connection>) -> Option<ReusedHttpStream> {
         let deadline = Arc::new(Deadline::default());
         let visit = Visit { connection, deadline: Arc::clone(&deadline) };
-        let work = VISIT.scope(visit, self.proxy.process_new_http(session, &self.shutdown));
+        let work = VISIT.scope(visit, self.proxy.process_new_http(session, &self.drain));
         deadline.guard(work).await.flatten()
     }
 }

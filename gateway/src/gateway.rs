@@ -1,0 +1,250 @@
+//! The running gateway: what `run` starts, and how a configuration comes into force.
+//!
+//! # Invariants
+//!
+//! - A configuration comes into force whole or not at all: files are read and ports bound before
+//!   anything that requests can see is changed.
+//! - What requests see changes in one place, by one swap.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use tidegate_model::check::Places;
+use tidegate_model::desired::Desired;
+use tidegate_model::diagnostic::{Colour, Diagnostic};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::admin::{Admin, AdminState, Readiness};
+use crate::carry::pingora::PingoraCarrier;
+use crate::compile::{Material, compile};
+use crate::door::metrics::DoorMetrics;
+use crate::door::{self, BindError, Door};
+use crate::material::{self, Files};
+use crate::proxy::Shared;
+use crate::record::Metrics;
+use crate::record::access::{AccessLog, Sink};
+use crate::resolve::{self, Names};
+use crate::shadow::Shadows;
+use crate::snapshot::Publisher;
+use crate::{admin, clock, health};
+
+/// What a gateway is built around, whatever its configuration says.
+pub struct Parts {
+    /// All metrics.
+    pub metrics: Metrics,
+    /// What `/readyz` says.
+    pub readiness: Arc<Readiness>,
+    /// Where `/reload` sends.
+    pub reload: mpsc::Sender<admin::ReloadRequest>,
+    /// The runtime for everything that isn't a client's request.
+    pub control: Handle,
+    /// Threads that carry requests.
+    pub workers: usize,
+}
+
+/// A running gateway.
+pub struct Gateway {
+    parts: Parts,
+    publisher: Publisher,
+    material: Material,
+    door: Door,
+    admin: Option<Admin>,
+    access_log: AccessLog,
+    shadows: Arc<Shadows>,
+}
+
+/// What was got ready for a configuration, and doesn't show yet.
+struct Ready {
+    files: Files,
+    names: Names,
+    doors: door::Prepared,
+    admin: Option<TcpListener>,
+    log: Option<Sink>,
+}
+
+impl Gateway {
+    /// Starts all threads, around an empty configuration that listens nowhere.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no threads.
+    pub fn open(parts: Parts) -> io::Result<Self> {
+        let nothing = Arc::new(Desired::default());
+        let access_log = AccessLog::start(Sink::open(&nothing.access_log)?, &parts.metrics);
+        let shadows = Shadows::start(nothing.bounds.shadow_bytes, parts.metrics.registry())?;
+        let material = Material::default();
+        let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
+        let shared = Arc::new(Shared {
+            snapshot: publisher.slot(),
+            unrouted: parts.metrics.unrouted(),
+            access_log: access_log.clone(),
+            shadows: Arc::clone(&shadows),
+        });
+        let door_metrics = DoorMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
+        let door = Door::start(parts.workers, door_metrics, move |_worker, drain| {
+            Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain))
+        })?;
+        parts.control.spawn(health::probe::run(publisher.slot(), clock::now));
+        Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows })
+    }
+
+    /// Puts `desired` into force.
+    ///
+    /// # Errors
+    ///
+    /// What of it can't be had. Then nothing has changed.
+    pub fn apply(&mut self, desired: &Arc<Desired>, places: &Places) -> Result<(), Vec<Diagnostic>> {
+        let ready = self.prepare(desired, places)?;
+        self.material = Material { upstream_tls: ready.files.upstream_tls.clone(), names: ready.names.clone() };
+        let previous = self.publisher.current();
+        let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);
+        self.publisher.publish(next);
+        self.show(desired, ready);
+        Ok(())
+    }
+
+    /// Takes over addresses behind names that have changed.
+    pub fn renew(&mut self, news: Names) {
+        if !resolve::merge(&mut self.material.names, news) {
+            return;
+        }
+        let current = self.publisher.current();
+        let next = compile(Arc::clone(&current.desired), Some(&current), &self.material, &self.parts.metrics);
+        self.publisher.renew(next);
+        self.parts.metrics.retain(&self.publisher.current());
+        info!("addresses behind names changed");
+    }
+
+    /// The configuration in force, and the addresses behind its names.
+    pub fn names(&self) -> (Arc<Desired>, Names) {
+        (Arc::clone(&self.publisher.current().desired), self.material.names.clone())
+    }
+
+    /// Where it listens: by name of the listener.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.door.addresses()
+    }
+
+    /// Where the admin pages are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// The access log, for reopening.
+    pub fn access_log(&self) -> &AccessLog {
+        &self.access_log
+    }
+
+    /// Takes the door out, to drain it; the admin pages go on until the rest is dropped.
+    pub fn into_door(self) -> (Door, Rest) {
+        (self.door, Rest { access_log: self.access_log, _admin: self.admin, _shadows: self.shadows })
+    }
+
+    /// Gets everything ready that may fail.
+    fn prepare(&self, desired: &Desired, places: &Places) -> Result<Ready, Vec<Diagnostic>> {
+        let mut problems = Vec::new();
+        let files = material::read(desired, places).map_err(|told| problems.extend(told)).ok();
+        let doors = self
+            .door
+            .bind(&desired.listeners)
+            .map_err(|errors| problems.extend(errors.iter().map(|error| bind_problem(error, places))))
+            .ok();
+        let admin = self.bind_admin(desired.admin).unwrap_or_else(|(address, cause)| {
+            let message = format!("the admin listener can't be bound to {address}");
+            problems.push(
+                Diagnostic::error("bind", message)
+                    .maybe_at(places.of("admin.bind"), cause.to_string())
+                    .help("`ss -ltnp` shows what listens there"),
+            );
+            None
+        });
+        let changed = self.publisher.current().desired.access_log != desired.access_log;
+        let log = changed.then(|| Sink::open(&desired.access_log)).transpose().unwrap_or_else(|cause| {
+            problems.push(log_problem(&cause, places));
+            None
+        });
+        match (files, doors) {
+            (Some(files), Some(doors)) if problems.is_empty() => {
+                let names = self.parts.control.block_on(resolve::resolve(desired, &self.material.names)).names;
+                Ok(Ready { files, names, doors, admin, log })
+            }
+            _ => Err(problems),
+        }
+    }
+
+    /// A socket for the admin pages, where they move.
+    fn bind_admin(
+        &self,
+        wanted: Option<SocketAddr>,
+    ) -> Result<Option<TcpListener>, (SocketAddr, io::Error)> {
+        let Some(address) = wanted else { return Ok(None) };
+        let stays = self.admin.is_some() && self.publisher.current().desired.admin == wanted;
+        if stays { Ok(None) } else { Admin::bind(address).map(Some).map_err(|cause| (address, cause)) }
+    }
+
+    /// Shows what was got ready. Nothing here may fail.
+    fn show(&mut self, desired: &Desired, ready: Ready) {
+        for warning in &ready.files.warnings {
+            warn!("{}", warning.render(Colour::Off).trim_end());
+        }
+        self.door.apply(desired, ready.files.certificates, ready.doors);
+        self.shadows.set_bytes(desired.bounds.shadow_bytes);
+        if let Some(sink) = ready.log {
+            self.access_log.switch(sink);
+        }
+        match (ready.admin, &mut self.admin) {
+            (Some(listener), Some(admin)) => {
+                if let Err(error) = admin.rebind(listener) {
+                    warn!(%error, "admin listener could not move");
+                }
+            }
+            (Some(listener), None) => {
+                let state = AdminState {
+                    slot: self.publisher.slot(),
+                    metrics: self.parts.metrics.clone(),
+                    readiness: Arc::clone(&self.parts.readiness),
+                    reload: self.parts.reload.clone(),
+                };
+                match Admin::start(listener, state) {
+                    Ok(admin) => self.admin = Some(admin),
+                    Err(error) => warn!(%error, "admin listener could not start"),
+                }
+            }
+            (None, _) if desired.admin.is_none() => self.admin = None,
+            (None, _) => {}
+        }
+        let metrics = &self.parts.metrics;
+        metrics.retain(&self.publisher.current());
+        metrics.in_force(desired.generation, std::time::SystemTime::now());
+        info!(generation = %desired.generation, routes = desired.routes.len(), "snapshot published");
+    }
+}
+
+/// What is kept until the door has drained.
+pub struct Rest {
+    access_log: AccessLog,
+    _admin: Option<Admin>,
+    _shadows: Arc<Shadows>,
+}
+
+impl Rest {
+    /// Writes what is left of the access log.
+    pub fn close(self) {
+        self.access_log.close();
+    }
+}
+
+fn bind_problem(error: &BindError, places: &Places) -> Diagnostic {
+    Diagnostic::error("bind", error.to_string())
+        .maybe_at(places.of(&format!("listeners.{}.bind", error.listener)), error.cause.to_string())
+        .help(error.hint)
+}
+
+fn log_problem(cause: &io::Error, places: &Places) -> Diagnostic {
+    Diagnostic::error("access-log", "the access log can't be opened")
+        .maybe_at(places.of("access_log"), cause.to_string())
+        .help("check that the folder exists and can be written")
+}
