@@ -201,8 +201,9 @@ impl Literal for FailureShare {
         let Some(percent @ 1..=100) = percent else {
             return Err(wrong(format!("\"{share}\" isn't a share from 1% to 100%")));
         };
-        let Some(of @ 1..=100_000) = of.parse().ok() else {
-            return Err(wrong(format!("\"{of}\" isn't a number of requests from 1 to 100000")));
+        let Some(of @ 1..=FailureRate::MAX_OF) = of.parse().ok() else {
+            let most = FailureRate::MAX_OF;
+            return Err(wrong(format!("\"{of}\" isn't a number of requests from 1 to {most}")));
         };
         Ok(Self(FailureRate { percent, of }))
     }
