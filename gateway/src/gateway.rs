@@ -29,6 +29,7 @@ use crate::record::access::{AccessLog, Sink};
 use crate::resolve::{self, Names};
 use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
+use crate::source::{ReloadRequest, Status};
 use crate::{admin, clock, health};
 
 /// What a gateway is built around, whatever its configuration says.
@@ -37,8 +38,10 @@ pub struct Parts {
     pub metrics: Metrics,
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
+    /// What `/readyz` adds while something is wrong with the configuration on disk.
+    pub source: Status,
     /// Where `/reload` sends.
-    pub reload: mpsc::Sender<admin::ReloadRequest>,
+    pub reload: mpsc::Sender<ReloadRequest>,
     /// The runtime for everything that isn't a client's request.
     pub control: Handle,
     /// Threads that carry requests.
@@ -176,10 +179,7 @@ impl Gateway {
     }
 
     /// A socket for the admin pages, where they move.
-    fn bind_admin(
-        &self,
-        wanted: Option<SocketAddr>,
-    ) -> Result<Option<TcpListener>, (SocketAddr, io::Error)> {
+    fn bind_admin(&self, wanted: Option<SocketAddr>) -> Result<Option<TcpListener>, (SocketAddr, io::Error)> {
         let Some(address) = wanted else { return Ok(None) };
         let stays = self.admin.is_some() && self.publisher.current().desired.admin == wanted;
         if stays { Ok(None) } else { Admin::bind(address).map(Some).map_err(|cause| (address, cause)) }
@@ -206,6 +206,7 @@ impl Gateway {
                     slot: self.publisher.slot(),
                     metrics: self.parts.metrics.clone(),
                     readiness: Arc::clone(&self.parts.readiness),
+                    source: self.parts.source.clone(),
                     reload: self.parts.reload.clone(),
                 };
                 match Admin::start(listener, state) {

@@ -92,13 +92,8 @@ impl ProxyHttp for Proxy {
         exchange.id = Some(trace::request_id(&request.headers, trusted, &mut rand::rng()));
         exchange.trace = Trace::of(&request.headers);
         let view = head::view(request, &host);
-        let decision = decide::decide(
-            &view,
-            &exchange.visit.connection,
-            &exchange.snapshot,
-            exchange.started,
-            &mut rand::rng(),
-        );
+        let decision =
+            decide::decide(&view, &exchange.visit.connection, &exchange.snapshot, exchange.started, &mut rand::rng());
         match decision {
             Decision::Forward(plan) => {
                 exchange.client = Some(plan.client);

@@ -13,11 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Readiness, Reloaded, Stage};
+use crate::admin::{Readiness, Stage};
 use crate::gateway::{Gateway, Parts};
 use crate::record::Metrics;
 use crate::resolve;
-use crate::source::{Reason, ReloadRequest, Source, Verdict};
+use crate::source::{Reason, ReloadRequest, Source};
 
 /// Reload requests that wait. Beyond it `POST /reload` answers 503.
 const RELOADS_WAITING: usize = 8;
@@ -63,11 +63,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let metrics = Metrics::new();
     let mut source = Source::open(&options.config, options.state.as_deref(), metrics.clone())?;
     let readiness = Arc::new(Readiness::default());
-    let (admin_reloads, from_admin) = mpsc::channel(RELOADS_WAITING);
+    let (reloads, requests) = mpsc::channel(RELOADS_WAITING);
     let parts = Parts {
         metrics,
         readiness: Arc::clone(&readiness),
-        reload: admin_reloads,
+        source: source.status(),
+        reload: reloads.clone(),
         control: control.handle().clone(),
         workers: options.workers,
     };
@@ -79,7 +80,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
 
     let gateway = Arc::new(Mutex::new(Some(gateway)));
-    let (reloads, requests) = mpsc::channel(RELOADS_WAITING);
     let applied = Arc::clone(&gateway);
     let feed = std::thread::Builder::new()
         .name("source".into())
@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         })
         .context("could not start the source's thread")?;
 
-    control.block_on(until_stopped(&gateway, from_admin, reloads))?;
+    control.block_on(until_stopped(&gateway, reloads))?;
 
     readiness.enter(Stage::Draining);
     if let Some(gateway) = locked(&gateway).take() {
@@ -115,10 +115,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Serves signals, `/reload` and changed names until it is time to stop.
+/// Serves signals and changed names until it is time to stop.
 async fn until_stopped(
     gateway: &Arc<Mutex<Option<Gateway>>>,
-    mut from_admin: mpsc::Receiver<admin::ReloadRequest>,
     reloads: mpsc::Sender<ReloadRequest>,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -141,9 +140,6 @@ async fn until_stopped(
                 let (reply, _) = oneshot::channel();
                 let _ = reloads.try_send(ReloadRequest { reason: Reason::Signal, reply }); // Full: it is about to be read anyway.
             }
-            Some(request) = from_admin.recv() => {
-                tokio::spawn(reload_for_admin(request, reloads.clone()));
-            }
             Some(news) = changed_names.recv() => {
                 // Applying may wait for the source's thread, so not on this one.
                 let gateway = Arc::clone(gateway);
@@ -153,20 +149,6 @@ async fn until_stopped(
     }
     lookups.abort();
     Ok(())
-}
-
-async fn reload_for_admin(request: admin::ReloadRequest, reloads: mpsc::Sender<ReloadRequest>) {
-    let (reply, outcome) = oneshot::channel();
-    if reloads.send(ReloadRequest { reason: Reason::Command, reply }).await.is_err() {
-        return; // Stopping: the admin page says so.
-    }
-    let Ok(outcome) = outcome.await else { return };
-    let answer = match outcome.result {
-        Verdict::Published => Ok(Reloaded { generation: outcome.generation, changed: true }),
-        Verdict::Unchanged => Ok(Reloaded { generation: outcome.generation, changed: false }),
-        Verdict::Refused => Err(outcome.diagnostics),
-    };
-    let _ = request.answer.send(answer); // Whoever asked may have gone.
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -27,12 +27,12 @@ use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tidegate_model::desired::Generation;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
 use crate::record::Metrics;
 use crate::snapshot::Snapshot;
+use crate::source::{ReloadRequest, Status};
 
 /// Open connections. Beyond it new ones are closed at once; metrics scrapers come back.
 const CONNECTIONS: usize = 64;
@@ -54,23 +54,10 @@ pub struct AdminState {
     pub metrics: Metrics,
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
+    /// What `/readyz` adds while something is wrong with the configuration on disk.
+    pub source: Status,
     /// Whoever reads the configuration again. A small bound is right: while it is full, `/reload` answers 503.
     pub reload: mpsc::Sender<ReloadRequest>,
-}
-
-/// Somebody asked for the configuration to be read again.
-pub struct ReloadRequest {
-    /// What came of it.
-    pub answer: oneshot::Sender<Result<Reloaded, String>>,
-}
-
-/// The configuration was read and found good. The error beside it is the rendered diagnostics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reloaded {
-    /// The generation in force.
-    pub generation: Generation,
-    /// False when it said the same as the one in force.
-    pub changed: bool,
 }
 
 /// Whether the gateway takes traffic.

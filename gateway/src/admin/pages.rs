@@ -10,8 +10,9 @@ use http_body_util::Full;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::{AdminState, ReloadRequest, Stage, routes, snapshot};
+use super::{AdminState, Stage, routes, snapshot};
 use crate::clock;
+use crate::source::{Reason, ReloadRequest, Verdict};
 
 /// How long `/reload` waits for its outcome before it answers 504. The reload itself goes on.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,7 +49,7 @@ pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result
         "/" => page(StatusCode::OK, TEXT, INDEX),
         "/metrics" => metrics(state),
         "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" => ready(state.readiness.stage()),
+        "/readyz" => ready(state),
         "/snapshot" => {
             json(StatusCode::OK, &snapshot::View::of(&state.slot.load(), state.readiness.stage(), clock::now()))
         }
@@ -62,11 +63,13 @@ fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
     page(StatusCode::OK, EXPOSITION, state.metrics.render())
 }
 
-fn ready(stage: Stage) -> Response<Full<Bytes>> {
-    match stage {
-        Stage::Serving => page(StatusCode::OK, TEXT, "ok\n"),
-        Stage::Starting => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting: no listener is open yet\n"),
-        Stage::Draining => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining: no new connection is taken\n"),
+fn ready(state: &AdminState) -> Response<Full<Bytes>> {
+    match (state.readiness.stage(), state.source.note()) {
+        // A refused change is no reason to take a gateway out of service: it serves the last good one.
+        (Stage::Serving, Some(note)) => page(StatusCode::OK, TEXT, format!("ok: {note}\n")),
+        (Stage::Serving, None) => page(StatusCode::OK, TEXT, "ok\n"),
+        (Stage::Starting, _) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting: no listener is open yet\n"),
+        (Stage::Draining, _) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining: no new connection is taken\n"),
     }
 }
 
@@ -86,15 +89,15 @@ async fn reload<B>(request: &Request<B>, state: &AdminState) -> Response<Full<By
         // Browsers say where a POST comes from. No web page has business here.
         return page(StatusCode::FORBIDDEN, TEXT, "a reload can't be asked for by a web page\n");
     }
-    let (answer, outcome) = oneshot::channel();
-    if state.reload.try_send(ReloadRequest { answer }).is_err() {
+    let (reply, outcome) = oneshot::channel();
+    if state.reload.try_send(ReloadRequest { reason: Reason::Command, reply }).is_err() {
         return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "another reload is under way, or the gateway stops\n");
     }
     match tokio::time::timeout(RELOAD_TIMEOUT, outcome).await {
-        Ok(Ok(Ok(done))) => {
-            json(StatusCode::OK, &serde_json::json!({"generation": done.generation, "changed": done.changed}))
+        Ok(Ok(done)) if done.result == Verdict::Refused => {
+            page(StatusCode::UNPROCESSABLE_ENTITY, TEXT, done.diagnostics)
         }
-        Ok(Ok(Err(diagnostics))) => page(StatusCode::UNPROCESSABLE_ENTITY, TEXT, diagnostics),
+        Ok(Ok(done)) => json(StatusCode::OK, &done),
         Ok(Err(_)) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the gateway stops\n"),
         Err(_) => page(StatusCode::GATEWAY_TIMEOUT, TEXT, "the reload is still under way; look at /snapshot later\n"),
     }

@@ -5,13 +5,15 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 
 use tidegate_model::desired::{
-    Action, Arm, Balance, Desired, EndpointSpec, FixedAnswer, HostPattern, Matches, PathPattern, PathRewrite, Redirect,
-    Retry, Route, Service, Split, Timeouts, UpstreamProtocol, ValuePattern, Version, VersionRef, Weight,
+    Action, Arm, Balance, Desired, EndpointSpec, FixedAnswer, Generation, HostPattern, Matches, PathPattern,
+    PathRewrite, Redirect, Retry, Route, Service, Split, Timeouts, UpstreamProtocol, ValuePattern, Version, VersionRef,
+    Weight,
 };
 
 use super::*;
 use crate::compile::{Material, compile};
 use crate::snapshot::Publisher;
+use crate::source::{Outcome, Status, Verdict};
 
 fn route(name: &str, hosts: Vec<HostPattern>, path: PathPattern, action: Action) -> Route {
     Route {
@@ -115,7 +117,7 @@ fn start() -> Bench {
     let (reload, reloads) = mpsc::channel(1);
     let readiness = Arc::new(Readiness::default());
     let slot = Publisher::starting_with(snapshot).slot();
-    let state = AdminState { slot, metrics, readiness: Arc::clone(&readiness), reload };
+    let state = AdminState { slot, metrics, readiness: Arc::clone(&readiness), source: Status::default(), reload };
     let listener = Admin::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     Bench { admin: Admin::start(listener, state).unwrap(), readiness, reloads }
 }
@@ -226,10 +228,13 @@ fn reload_answers_with_the_generation_or_the_diagnostics() {
     let mut bench = start();
     let address = bench.admin.address();
     let reloader = std::thread::spawn(move || {
-        let good = Ok(Reloaded { generation: Generation(8), changed: true });
-        for outcome in [good, Err("error[x]: no\n".to_owned())] {
+        let outcome = |result, generation, diagnostics: &str| {
+            let diagnostics = diagnostics.to_owned();
+            Outcome { result, generation: Generation(generation), diagnostics }
+        };
+        for outcome in [outcome(Verdict::Published, 8, ""), outcome(Verdict::Refused, 8, "error[x]: no\n")] {
             let request = bench.reloads.blocking_recv().unwrap();
-            request.answer.send(outcome).unwrap();
+            request.reply.send(outcome).unwrap();
         }
         bench
     });
@@ -239,7 +244,7 @@ fn reload_answers_with_the_generation_or_the_diagnostics() {
 
     assert_eq!(good.0, 200);
     let json: serde_json::Value = serde_json::from_str(&good.2).unwrap();
-    assert_eq!(json, serde_json::json!({"generation": 8, "changed": true}));
+    assert_eq!(json, serde_json::json!({"result": "published", "generation": 8, "diagnostics": ""}));
     assert_eq!((bad.0, bad.2.as_str()), (422, "error[x]: no\n"));
     drop(reloader.join().unwrap());
 }

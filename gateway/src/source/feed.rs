@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use tidegate_model::check::{Checked, SourceFile, check};
 use tidegate_model::desired::{Desired, Generation};
-use tidegate_model::diagnostic::Diagnostic;
+use tidegate_model::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -291,10 +291,11 @@ impl Source {
 
     fn say_refused(&self, problems: &[Diagnostic]) {
         let generation = self.status.generation();
-        self.status.with(|status| status.refused = Some(problems.len()));
+        let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+        self.status.with(|status| status.refused = Some(errors));
         self.metrics.reloaded(ReloadResult::Refused);
         let text = rendered(problems);
-        error!(errors = problems.len(), %generation, "configuration refused\n{text}note: generation {generation} stays in force");
+        error!(errors, %generation, "configuration refused\n{text}note: generation {generation} stays in force");
     }
 
     fn outcome(&self, result: Verdict, diagnostics: &[Diagnostic]) -> Outcome {

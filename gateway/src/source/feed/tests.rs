@@ -229,3 +229,43 @@ fn loop_applies_a_change_on_disk_answers_requests_and_ends_with_its_senders() {
     assert_eq!((outcome.result, outcome.generation), (Verdict::Unchanged, Generation(2)));
     looped.join().unwrap().unwrap();
 }
+
+#[test]
+fn replaced_certificate_is_applied_under_a_number_of_its_own() {
+    let tls = "version: 1\nlisteners: {web: {bind: \"127.0.0.1:8443\", certificates: [{cert: a.crt, key: a.key}]}}\n\
+               routes: [{name: all, match: {path: /**}, answer: {status: 200}}]\n";
+    let bench = Bench::with(tls);
+    let certificate = bench.temp.path().join("a.crt");
+    fs::write(&certificate, "one").unwrap();
+    let (mut source, mut apply) = (bench.open(), bench.apply());
+    source.first(&mut apply).unwrap();
+
+    fs::write(&certificate, "two").unwrap();
+    let replaced = source.reload(Reason::File, &mut apply);
+    let again = source.reload(Reason::File, &mut apply);
+
+    assert_eq!(source.references(), [certificate, bench.temp.path().join("a.key")]);
+    assert_eq!((replaced.result, replaced.generation), (Verdict::Published, Generation(2)));
+    assert_eq!(again.result, Verdict::Unchanged);
+    assert_eq!(bench.kept(), [(1, Reason::Start), (2, Reason::Certificates)]);
+}
+
+#[test]
+fn refused_certificate_is_tried_again_as_soon_as_it_changes() {
+    let tls = "version: 1\nlisteners: {web: {bind: \"127.0.0.1:8443\", certificates: [{cert: a.crt, key: a.key}]}}\n\
+               routes: [{name: all, match: {path: /**}, answer: {status: 200}}]\n";
+    let bench = Bench::with(&answering("one"));
+    let (mut source, mut apply) = (bench.open(), bench.apply());
+    source.first(&mut apply).unwrap();
+    bench.write(tls);
+    *bench.refuse.borrow_mut() = true;
+    assert_eq!(source.reload(Reason::File, &mut apply).result, Verdict::Refused);
+    *bench.refuse.borrow_mut() = false;
+
+    let untouched = source.reload(Reason::File, &mut apply);
+    fs::write(bench.temp.path().join("a.crt"), "pem").unwrap();
+    let arrived = source.reload(Reason::File, &mut apply);
+
+    assert_eq!(untouched.result, Verdict::Refused);
+    assert_eq!((arrived.result, arrived.generation), (Verdict::Published, Generation(2)));
+}
