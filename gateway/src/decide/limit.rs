@@ -101,11 +101,6 @@ impl LimitState {
         Self { metrics, ..self }
     }
 
-    /// Shows how many buckets are remembered right now.
-    pub fn show(&self) {
-        self.metrics.keys(self.remembered());
-    }
-
     /// Whether buckets may be handed on to `limit`: everything that gives them meaning is the same.
     pub fn same_definition(&self, limit: &Limit, max_keys: usize) -> bool {
         self.limit == *limit && self.max_keys == max_keys
@@ -157,31 +152,33 @@ impl LimitState {
 
     fn take(&self, id: BucketId, now: Timestamp) -> Outcome {
         let mut shard = self.shard(id);
-        let mut bucket = shard.get(&id).copied().unwrap_or_default();
-        let (outcome, full_at) = self.ask(&bucket, now);
-        match outcome {
-            Outcome::Taken { .. } => bucket.full_at = full_at,
-            Outcome::Banned { .. } => return outcome,
-            Outcome::Refused { .. } => {
-                let Some(ban) = &self.limit.ban else { return outcome };
+        let known = shard.get(&id).copied();
+        let mut bucket = known.unwrap_or_default();
+        let (mut outcome, full_at) = self.ask(&bucket, now);
+        match (outcome, &self.limit.ban) {
+            (Outcome::Taken { .. }, _) => bucket.full_at = full_at,
+            (Outcome::Refused { .. }, Some(ban)) => {
                 bucket.strikes = bucket.strikes.another(ban, now);
+                if let Some(until) = bucket.strikes.banned_until() {
+                    self.metrics.banned();
+                    outcome = Outcome::Banned { until };
+                }
             }
+            (Outcome::Refused { .. }, None) | (Outcome::Banned { .. }, _) => return outcome, // Nothing to remember.
         }
-        if !shard.contains_key(&id) {
+        if known.is_none() {
             self.make_room(&mut shard, now);
         }
         shard.insert(id, bucket);
-        match bucket.strikes.banned_until() {
-            Some(until) if until > now => {
-                self.metrics.banned();
-                Outcome::Banned { until }
-            }
-            _ => outcome,
-        }
+        outcome
     }
 
-    /// How many buckets are remembered right now.
-    pub fn remembered(&self) -> usize {
+    /// Shows how many buckets are remembered right now.
+    pub fn show(&self) {
+        self.metrics.keys(self.remembered());
+    }
+
+    fn remembered(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
@@ -221,13 +218,13 @@ impl LimitState {
             let mut moments: Vec<u64> = shard.values().map(|bucket| bucket.matters_until(window)).collect();
             let last = surplus.min(moments.len()) - 1;
             let (_, &mut border, _) = moments.select_nth_unstable(last);
+            self.metrics.forgot(last as u64 + 1);
             let mut left = surplus;
             shard.retain(|_, bucket| {
                 let forget = left > 0 && bucket.matters_until(window) <= border;
                 left -= usize::from(forget);
                 !forget
             });
-            self.metrics.forgot((surplus - left) as u64);
         }
     }
 }
@@ -309,5 +306,208 @@ impl Hasher for AsItIs {
 
     fn finish(&self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MILLI: u64 = 1_000_000;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_nanos(1_000 * MILLI + millis * MILLI)
+    }
+
+    fn state(interval: Duration, burst: u32, ban: Option<Ban>, max_keys: usize) -> LimitState {
+        let limit = Limit {
+            name: "per_ip".into(),
+            keys: vec![tidegate_model::desired::Key::ClientIp],
+            interval,
+            burst,
+            window: Duration::from_secs(1),
+            per_window: 50,
+            over: 429,
+            ban,
+        };
+        LimitState::new(&limit, max_keys)
+    }
+
+    fn passes(outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Taken { .. })
+    }
+
+    #[test]
+    fn a_full_bucket_gives_its_burst_then_one_token_each_interval() {
+        let limit = state(Duration::from_millis(20), 3, None, 100);
+        let id = BucketId(7);
+
+        let burst: Vec<_> = (0..4).map(|_| limit.try_take(id, at(0))).collect();
+        let early = limit.try_take(id, at(19));
+        let later = limit.try_take(id, at(20));
+
+        assert_eq!(burst[0], Outcome::Taken { remaining: 2, reset: 20 * MILLI });
+        assert_eq!(burst[2], Outcome::Taken { remaining: 0, reset: 60 * MILLI });
+        assert_eq!(burst[3], Outcome::Refused { retry_after: 20 * MILLI });
+        assert_eq!(early, Outcome::Refused { retry_after: MILLI });
+        assert_eq!(later, Outcome::Taken { remaining: 0, reset: 60 * MILLI });
+    }
+
+    #[test]
+    fn peeking_takes_nothing_and_counts_nothing() {
+        let ban = Ban { lasts: Duration::from_secs(60), after: 1, window: Duration::from_secs(1) };
+        let limit = state(Duration::from_secs(1), 1, Some(ban), 100);
+        let id = BucketId(7);
+
+        assert!(passes(limit.peek(id, at(0))) && passes(limit.peek(id, at(0))));
+        assert!(passes(limit.try_take(id, at(0))));
+        assert!(matches!(limit.peek(id, at(0)), Outcome::Refused { .. }));
+        assert!(matches!(limit.peek(id, at(0)), Outcome::Refused { .. }));
+    }
+
+    #[test]
+    fn a_key_is_banned_by_its_nth_refusal_within_the_window_and_free_again_afterwards() {
+        let ban = Ban { lasts: Duration::from_secs(60), after: 3, window: Duration::from_millis(500) };
+        let limit = state(Duration::from_secs(1), 1, Some(ban), 100);
+        let id = BucketId(7);
+        limit.try_take(id, at(0));
+
+        let slow: Vec<_> = [100, 400, 700].map(|ms| limit.try_take(id, at(ms))).to_vec();
+        let third = [800, 900].map(|ms| limit.try_take(id, at(ms)))[1];
+        let during = limit.try_take(id, at(60_000));
+        let after = limit.try_take(id, at(61_000));
+
+        assert!(slow.iter().all(|o| matches!(o, Outcome::Refused { .. })), "{slow:?}: the window had passed");
+        assert!(matches!(third, Outcome::Banned { .. }), "{third:?}");
+        assert!(matches!(during, Outcome::Banned { .. }), "a ban doesn't end early");
+        assert!(passes(after));
+    }
+
+    #[test]
+    fn other_keys_are_not_touched_by_a_ban() {
+        let ban = Ban { lasts: Duration::from_secs(60), after: 1, window: Duration::from_secs(1) };
+        let limit = state(Duration::from_secs(1), 1, Some(ban), 100);
+        limit.try_take(BucketId(1), at(0));
+        limit.try_take(BucketId(1), at(0));
+
+        assert!(!passes(limit.try_take(BucketId(1), at(1_000))));
+        assert!(passes(limit.try_take(BucketId(2), at(0))));
+    }
+
+    #[test]
+    fn threads_together_get_exactly_the_burst() {
+        let limit = state(Duration::from_secs(3_600), 100, None, 100);
+
+        let passed: usize = std::thread::scope(|scope| {
+            let takers: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..100).filter(|_| passes(limit.try_take(BucketId(7), at(0)))).count()))
+                .collect();
+            takers.into_iter().map(|taker| taker.join().unwrap()).sum()
+        });
+
+        assert_eq!(passed, 100);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_fullest_buckets_are_forgotten_first() {
+        let limit = state(Duration::from_secs(1), 10, None, SHARDS * 100);
+        let heavy = BucketId(1 << 40);
+        for _ in 0..10 {
+            limit.try_take(heavy, at(0));
+        }
+
+        // All in the heavy key's shard: one token each, so each is full again long before it.
+        for id in 0..10_000 {
+            limit.try_take(BucketId(id), at(1));
+        }
+
+        assert!(limit.remembered() <= 100, "{}", limit.remembered());
+        assert!(!passes(limit.peek(heavy, at(1))), "the empty bucket was remembered");
+    }
+
+    #[test]
+    fn buckets_that_are_full_again_make_room_without_forgetting_the_others() {
+        let limit = state(Duration::from_millis(10), 10, None, SHARDS * 100);
+        for id in 0..99 {
+            limit.try_take(BucketId(id), at(0));
+        }
+        limit.try_take(BucketId(99), at(15));
+
+        limit.try_take(BucketId(100), at(15));
+
+        assert_eq!(limit.remembered(), 2);
+    }
+
+    /// What a million keys cost: each shard's map holds at most 2^15 places of 24 bytes and one control byte.
+    #[test]
+    fn a_million_keys_fit_into_64_mib() {
+        let per_shard = (1_000_000 / SHARDS * 8).div_ceil(7).next_power_of_two();
+        let bytes = SHARDS * per_shard * (size_of::<(BucketId, Bucket)>() + 1);
+
+        assert!(bytes <= 64 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn values_of_several_keys_do_not_run_into_each_other() {
+        use http::{HeaderMap, HeaderValue, Method};
+        let key = |name: &str| tidegate_model::desired::Key::Header(name.into());
+        let limit = Limit { keys: vec![key("a"), key("b")], ..state(Duration::from_secs(1), 1, None, 1).limit };
+        let state = LimitState::new(&limit, 100);
+        let bucket = |a: &'static str, b: &'static str| {
+            let headers: HeaderMap = [("a", a), ("b", b)]
+                .map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_static(v)))
+                .into_iter()
+                .collect();
+            let head = Head {
+                method: &Method::GET,
+                host: "",
+                path: "/",
+                query: None,
+                headers: &headers,
+                content_length: None,
+            };
+            state.bucket(&head, Network::of([127, 0, 0, 1].into(), 64))
+        };
+
+        assert_ne!(bucket("xy", "z"), bucket("x", "yz"));
+        assert_ne!(bucket("x", ""), bucket("", "x"));
+        assert_eq!(bucket("x", "y"), bucket("x", "y"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_passes_more_than_burst_and_its_rate(
+            steps in prop::collection::vec(0u64..60, 1..300), burst in 1u32..20, interval in 1u64..50,
+        ) {
+            let limit = state(Duration::from_millis(interval), burst, None, 100);
+            let mut now = 0;
+            let mut passed = Vec::new();
+            let mut refused_wrongly = None;
+            for step in steps {
+                now += step;
+                let outcome = limit.try_take(BucketId(7), at(now));
+                if passes(outcome) {
+                    passed.push(now);
+                } else if let Outcome::Refused { retry_after } = outcome {
+                    // Sooner than it says there is none, and then there is one.
+                    let then = Timestamp::from_nanos(at(now).as_nanos() + retry_after);
+                    if !passes(limit.peek(BucketId(7), then)) || passes(limit.peek(BucketId(7), Timestamp::from_nanos(then.as_nanos() - 1))) {
+                        refused_wrongly = Some(now);
+                    }
+                }
+            }
+
+            prop_assert_eq!(refused_wrongly, None);
+            for (i, first) in passed.iter().enumerate() {
+                for (j, last) in passed.iter().enumerate().skip(i) {
+                    let allowed = u64::from(burst) + (last - first) / interval;
+                    prop_assert!((j - i + 1) as u64 <= allowed, "{} passed from {first} to {last}", j - i + 1);
+                }
+            }
+        }
     }
 }
