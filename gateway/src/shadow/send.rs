@@ -28,6 +28,7 @@ use super::budget::ByteBudget;
 use super::connect::{Connection, IDLE, Place, Pool};
 use super::sampler::Sampler;
 use super::tap::{CopyHead, ShadowCopy};
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::record::{Mismatch, ShadowDrop, ShadowResult};
 use crate::snapshot::{ServiceEntry, ShadowEntry};
@@ -67,7 +68,8 @@ impl Sender {
         let ShadowCopy { entry, snapshot, capture, length, truncated, deadline, main, slot, .. } = copy;
         let head = capture.head.as_ref().expect("a tap sends nothing without a head");
         let service = &snapshot.services[entry.spec.to.service];
-        let Some(endpoint) = choose(service, &entry, copy.balance_hash) else {
+        let balancer = &service.versions[entry.spec.to.version].balance;
+        let Ok(endpoint) = balancer.choose(copy.balance_hash, clock::now(), &mut rand::rng()).map(Arc::clone) else {
             return entry.metrics.dropped(ShadowDrop::NoEndpoint);
         };
         let in_flight = endpoint.enter();
@@ -240,12 +242,6 @@ enum Failure {
     Broken(hyper::Error),
     #[error("its deadline passed")]
     Late,
-}
-
-/// The endpoint for a copy, chosen as the service's live traffic would be.
-fn choose(service: &ServiceEntry, entry: &ShadowEntry, balance_hash: u64) -> Option<Arc<Endpoint>> {
-    let _ = balance_hash;
-    service.versions[entry.spec.to.version].endpoints.first().cloned()
 }
 
 fn place(service: &ServiceEntry, endpoint: &Endpoint, host: &HeaderValue) -> Result<Place, Failure> {

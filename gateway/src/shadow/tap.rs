@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::Shadows;
 use super::answer::{Answer, Recorder};
 use super::budget::Held;
+use crate::decide::key::Network;
 use crate::decide::{Head, Plan};
 use crate::record::ShadowDrop;
 use crate::snapshot::{ShadowEntry, Snapshot};
@@ -36,7 +37,6 @@ use crate::snapshot::{ShadowEntry, Snapshot};
 pub struct Tap {
     shadows: Arc<Shadows>,
     snapshot: Arc<Snapshot>,
-    balance_hash: u64,
     wanted: SmallVec<[Wanted; 2]>,
     capture: Capture,
     /// Bytes of the body that this attempt has passed by.
@@ -50,6 +50,8 @@ pub struct Tap {
 struct Wanted {
     entry: Arc<ShadowEntry>,
     count: u32,
+    /// By the balance key of the shadow's own service.
+    balance_hash: u64,
 }
 
 /// The main answer, for the copies that will be compared with it.
@@ -109,6 +111,7 @@ impl Tap {
             return None;
         }
         let entries = &snapshot.routes[plan.route].shadows;
+        let network = Network::of(plan.client, snapshot.desired.client_ip.v6_prefix);
         let mut wanted = SmallVec::new();
         for &(index, count) in plan.copies.iter().filter(|(_, count)| *count > 0) {
             let entry = &entries[index];
@@ -119,7 +122,9 @@ impl Tap {
                 // Asked again in `end`; asking now spares capturing a body for nothing.
                 drop_copies(entry, count, ShadowDrop::InFlight);
             } else {
-                wanted.push(Wanted { entry: Arc::clone(entry), count });
+                let balancer = &snapshot.version(entry.spec.to).balance;
+                let balance_hash = balancer.hash(head, network, &mut rand::rng());
+                wanted.push(Wanted { entry: Arc::clone(entry), count, balance_hash });
             }
         }
         if wanted.is_empty() {
@@ -135,7 +140,6 @@ impl Tap {
         Some(Box::new(Self {
             shadows: Arc::clone(shadows),
             snapshot: Arc::clone(snapshot),
-            balance_hash: plan.balance_hash,
             wanted,
             capture,
             offered: 0,
@@ -203,7 +207,7 @@ impl Tap {
         let empty = Capture { head: None, chunks: Vec::new(), length: 0, held: self.shadows.bytes.open() };
         let capture = Arc::new(std::mem::replace(&mut self.capture, empty));
         let now = Instant::now();
-        for Wanted { entry, count } in self.wanted.drain(..) {
+        for Wanted { entry, count, balance_hash } in self.wanted.drain(..) {
             let length = capture.length.min(entry.spec.max_body);
             for _ in 0..count {
                 let Some(slot) = Slot::take(&entry) else {
@@ -213,7 +217,7 @@ impl Tap {
                 let copy = ShadowCopy {
                     entry: Arc::clone(&entry),
                     snapshot: Arc::clone(&self.snapshot),
-                    balance_hash: self.balance_hash,
+                    balance_hash,
                     capture: Arc::clone(&capture),
                     length,
                     truncated: self.seen > entry.spec.max_body,
@@ -268,7 +272,7 @@ impl Tap {
 
     /// Drops all copies.
     fn give_up(&mut self, why: ShadowDrop) {
-        for Wanted { entry, count } in self.wanted.drain(..) {
+        for Wanted { entry, count, .. } in self.wanted.drain(..) {
             drop_copies(&entry, count, why);
         }
         self.forget();

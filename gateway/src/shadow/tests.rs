@@ -349,14 +349,15 @@ async fn answers_are_compared_by_what_the_shadow_asks_for() {
     let target = Target::start(UpstreamProtocol::Http1).await;
     let compare = Compare { status: true, body: true, latency: false, ignore: vec!["$.id".into()] };
     let kit = Kit::new(UpstreamProtocol::Http1, &[Shadow { compare: Some(compare), ..shadow(0) }], &[&target]);
-    let json: &[(&str, &str)] = &[("content-type", "application/json")];
+    const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
     // Targets echo the request's body with the headers below, and the status that the path names.
-    let table: &[(&str, &str, u16, &[(&str, &str)], &str, &str)] = &[
+    type Row = (&'static str, &'static str, u16, &'static [(&'static str, &'static str)], &'static str, &'static str);
+    let table: &[Row] = &[
         ("/200", "same", 200, &[], "same", "match"),
         ("/200", "one", 200, &[], "two", "body"),
         ("/500", "same", 200, &[], "same", "status"),
-        ("/json", r#"{"id":1,"n":1}"#, 200, json, r#"{"n":1, "id":2}"#, "match"),
-        ("/json", r#"{"id":1,"n":1}"#, 200, json, r#"{"n":2, "id":2}"#, "body"),
+        ("/json", r#"{"id":1,"n":1}"#, 200, JSON, r#"{"n":1, "id":2}"#, "match"),
+        ("/json", r#"{"id":1,"n":1}"#, 200, JSON, r#"{"n":2, "id":2}"#, "body"),
         ("/200", "same", 200, &[("content-encoding", "gzip")], "same", "incomparable"),
     ];
 
