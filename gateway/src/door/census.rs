@@ -46,6 +46,12 @@ impl Census {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Connections and accept loops that aren't over.
+    #[cfg(test)]
+    pub fn present(&self) -> usize {
+        self.present.load(Ordering::Relaxed)
+    }
+
     /// Seats a connection, unless the house is full.
     pub fn seat(self: &Arc<Self>, room: Room, gauge: &IntGauge) -> Result<Seat, Turned> {
         if self.connections.fetch_add(1, Ordering::Relaxed) >= room.connections {

@@ -49,10 +49,10 @@ pub struct Service {
 }
 
 /// Serves a connection that was just accepted, until it ends.
-pub async fn serve(tcp: TcpStream, peer: SocketAddr, terms: Arc<Terms>, room: Room, mut seat: Seat, service: Service) {
+pub async fn serve(tcp: TcpStream, peer: SocketAddr, terms: Arc<Terms>, room: Room, seat: Seat, service: Service) {
     let deadline = Instant::now() + terms.guard.handshake_timeout;
     // Boxed, so that the handshake's state is given back when it is over.
-    let opened = timeout_at(deadline, Box::pin(open(tcp, peer, &terms, room, &mut seat))).await;
+    let opened = timeout_at(deadline, Box::pin(open(tcp, peer, &terms, room, seat))).await;
     let (stream, connection) = match opened {
         Ok(Some(opened)) => opened,
         Ok(None) => return,
@@ -69,7 +69,7 @@ async fn open(
     peer: SocketAddr,
     terms: &Terms,
     room: Room,
-    seat: &mut Seat,
+    mut seat: Seat,
 ) -> Option<(Box<DoorStream>, Arc<Connection>)> {
     // Without it a small answer may wait for the client's delayed acknowledgement.
     let _ = tcp.set_nodelay(true);
@@ -97,7 +97,7 @@ async fn open(
             (stream, Some(Arc::new(facts)))
         }
     };
-    stream.count_bad_chunks(terms.metrics.bad_chunking.clone());
+    stream.count(seat, terms.metrics.bad_chunking.clone());
     let connection = Connection {
         peer,
         local,
@@ -317,4 +317,13 @@ async fn read_head(stream: &mut DoorStream, limits: HeadLimits) -> Next {
             return Next::Over;
         }
     }
+}
+
+/// Bytes of the task that [`serve`] is, for a test.
+#[cfg(test)]
+pub fn size_of_serve() -> usize {
+    fn of<A, B, C, D, E, F, R>(_: impl FnOnce(A, B, C, D, E, F) -> R) -> usize {
+        size_of::<R>()
+    }
+    of(serve)
 }

@@ -11,8 +11,8 @@
 //!   an absolute target is rewritten to that form by [`Head::origin_form`].
 
 use super::chunk::is_token;
+use super::framing::Body;
 use super::refusal::Refusal;
-use super::stream::Body;
 
 /// Bytes of a method. A longer one is refused with 501 (RFC 9112 §3).
 const MAX_METHOD: usize = 32;

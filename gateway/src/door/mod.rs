@@ -18,7 +18,9 @@
 pub mod census;
 pub mod chunk;
 mod connection;
+pub mod framing;
 pub mod head;
+mod io;
 mod listener;
 pub mod metrics;
 pub mod proxy_header;
@@ -28,7 +30,6 @@ pub mod stream;
 mod worker;
 
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -104,7 +105,7 @@ impl Door {
         workers: usize,
         metrics: DoorMetrics,
         make: impl Fn(usize, watch::Receiver<bool>) -> Arc<dyn Carrier> + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    ) -> std::io::Result<Self> {
         let house = Arc::new(House {
             census: Arc::default(),
             room: ArcSwap::from_pointee(room(&Desired::default())),
@@ -115,8 +116,8 @@ impl Door {
         let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= workers).unwrap_or_default();
         let workers = (0..workers.clamp(1, MAX_WORKERS))
             .map(|n| Worker::start(n, cores.get(n).copied(), Arc::clone(&house), Arc::clone(&make)))
-            .collect::<io::Result<_>>()?;
-        let tls = TlsShared::new().map_err(io::Error::other)?;
+            .collect::<std::io::Result<_>>()?;
+        let tls = TlsShared::new().map_err(std::io::Error::other)?;
         Ok(Self { house, workers, open: HashMap::new(), metrics, tls })
     }
 
@@ -136,7 +137,7 @@ impl Door {
             let leaves = |open: &AddressKey| !listeners.iter().any(|other| AddressKey::of(other) == *open);
             let ours = self.open.iter().any(|(k, open)| leaves(k) && open.address.port() == listener.bind.port());
             let bound = if prepared.0.contains_key(&key) {
-                Err(io::ErrorKind::AddrInUse.into())
+                Err(std::io::ErrorKind::AddrInUse.into())
             } else {
                 listener::bind(listener.bind, self.workers.len(), ours)
             };

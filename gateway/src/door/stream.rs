@@ -12,6 +12,7 @@
 //! - The framing is lifted only when the carrier answers 101 to a request that asked for an upgrade.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -21,132 +22,33 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-};
 use prometheus::IntCounter;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use super::census::Seat;
 use super::chunk::ChunkScanner;
+use super::framing::{Body, Framing};
 use super::head::Head;
+use super::io::{GULP, Io};
 use super::socket::Socket;
+
+mod facets;
 
 /// Bytes that may wait behind the request being served. Beyond it the socket isn't read any
 /// further until that request is done: TCP holds the client back.
 const STASH: usize = 16 << 10;
 
-/// Bytes taken off the socket at once while a head is read. They pass over the stack, so that a
-/// connection without a request owns no buffer.
-const GULP: usize = 8 << 10;
-
 /// Bytes of an answer that are held back to leave in one packet. More than that, a flush, or a
 /// carrier that has turned to reading sends them.
 const WRITE_TOGETHER: usize = 4 << 10;
 
-/// How long a connection that ends before its request was read lingers, so that the client can
-/// read the answer before the kernel resets the connection over unread bytes.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Bytes read and thrown away while lingering. Beyond it the connection is closed at once.
-const LINGER_BYTES: usize = 512 << 10;
-
-/// How the end of a request's body is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// By its length; 0 for a request without a body.
-    Length(u64),
-    /// By its chunking.
-    Chunked,
-}
-
-/// What reads may yield.
-#[derive(Debug)]
-enum Framing {
-    /// Everything: HTTP/2, and WebSockets once they are open.
-    Open,
-    /// So many bytes.
-    Length(u64),
-    /// The rest of the head, then a chunked body.
-    Chunked { head: usize, scanner: ChunkScanner },
-}
-
-impl Framing {
-    fn is_done(&self) -> bool {
-        match self {
-            Self::Open => false,
-            Self::Length(left) => *left == 0,
-            Self::Chunked { head, scanner } => *head == 0 && scanner.is_done(),
-        }
-    }
-
-    /// How many of the next bytes belong to this request.
-    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Open => Ok(bytes.len()),
-            Self::Length(left) => {
-                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= n as u64;
-                Ok(n)
-            }
-            Self::Chunked { head, scanner } => {
-                let n = (*head).min(bytes.len());
-                *head -= n;
-                let body = scanner.scan(&bytes[n..]).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
-                Ok(n + body)
-            }
-        }
-    }
-}
-
-enum Io {
-    Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
-}
-
-impl Io {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Tls(tls) => match ready!(Pin::new(tls).poll_read(cx, buf)) {
-                // A client that hangs up without close_notify has hung up all the same. Truncation can't
-                // hurt: every request says itself how long it is.
-                Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-                other => Poll::Ready(other),
-            },
-        }
-    }
-
-    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
-    }
-
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket.tcp(),
-            Self::Tls(tls) => tls.get_ref().0.tcp(),
-        }
-    }
-}
+/// How long a connection that ends tries to send the rest of its answer.
+const SEND_REST: Duration = Duration::from_secs(5);
 
 /// A client's connection: TCP or TLS, with bytes that were read ahead.
 pub struct DoorStream {
@@ -172,6 +74,9 @@ pub struct DoorStream {
     socket: Arc<SocketDigest>,
     /// Counts bodies whose chunking was refused.
     bad_chunks: Option<IntCounter>,
+    /// Counts the connection as long as its socket is open.
+    seat: Option<Seat>,
+    closed: bool,
 }
 
 impl DoorStream {
@@ -219,12 +124,15 @@ impl DoorStream {
             ssl: None,
             socket: Arc::new(digest),
             bad_chunks: None,
+            seat: None,
+            closed: false,
         }
     }
 
-    /// Counts refused chunking here.
-    pub(crate) fn count_bad_chunks(&mut self, counter: IntCounter) {
-        self.bad_chunks = Some(counter);
+    /// Keeps the connection's place as long as the socket is open, and counts refused chunking.
+    pub(crate) fn count(&mut self, seat: Seat, bad_chunks: IntCounter) {
+        self.seat = Some(seat);
+        self.bad_chunks = Some(bad_chunks);
     }
 
     /// What was read ahead and belongs to no request yet.
@@ -411,46 +319,64 @@ impl DoorStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads and throws away until the client closes, within [`LINGER_BYTES`].
-    async fn discard(&mut self) {
-        (self.ahead, self.at) = (Vec::new(), 0);
-        let mut read = 0;
-        while read < LINGER_BYTES && !self.eof {
-            match std::future::poll_fn(|cx| self.poll_gulp(cx)).await {
-                Ok(n) => read += n,
-                Err(_) => return,
-            }
-            self.ahead.clear();
-        }
-    }
-
     /// Closes politely: sends what is left, says that no more will come, and, where the client
     /// may still be talking, listens for a moment so that it can read the answer.
     pub async fn close(&mut self) {
-        let unread = !self.framing.is_done() || !self.ahead().is_empty();
-        self.close_within(unread).await;
+        let unread = self.has_unread();
+        self.closed = true;
+        let sent = timeout(SEND_REST, poll_fn(|cx| self.poll_flush_all(cx))).await;
+        match sent {
+            Ok(Ok(())) if unread => self.io.linger().await,
+            Ok(Ok(())) => drop(timeout(SEND_REST, poll_fn(|cx| self.io.poll_shutdown(cx))).await),
+            _ => {}
+        }
     }
 
-    /// Closes politely where the client is known to have more to say.
+    /// Closes where the client is known to have more to say.
     pub(crate) async fn close_unread(&mut self) {
-        self.close_within(true).await;
+        self.framing = Framing::Length(u64::MAX);
+        self.close().await;
     }
 
-    async fn close_within(&mut self, unread: bool) {
-        let polite = async {
-            let shut = AsyncWriteExt::shutdown(self).await;
-            if shut.is_ok() && unread && !self.eof {
-                self.discard().await;
+    fn has_unread(&self) -> bool {
+        !self.eof && !self.unbuffered && (!self.framing.is_done() || !self.ahead().is_empty())
+    }
+}
+
+impl Drop for DoorStream {
+    /// A carrier that gives up on a request drops its stream. The client may still be sending,
+    /// and should be able to read the answer nonetheless.
+    fn drop(&mut self) {
+        if self.closed || !self.has_unread() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut io = std::mem::replace(&mut self.io, Io::Gone);
+        let out = std::mem::take(&mut self.out);
+        let seat = self.seat.take();
+        runtime.spawn(async move {
+            let _seat = seat; // It counts as a connection until it is one no more.
+            let mut sent = 0;
+            let send = async {
+                while sent < out.len() {
+                    match poll_fn(|cx| io.poll_write_vectored(cx, &[IoSlice::new(&out[sent..])])).await {
+                        Ok(n @ 1..) => sent += n,
+                        _ => return false,
+                    }
+                }
+                poll_fn(|cx| io.poll_flush(cx)).await.is_ok()
+            };
+            if timeout(SEND_REST, send).await == Ok(true) {
+                io.linger().await;
             }
-        };
-        let _ = tokio::time::timeout(LINGER, polite).await;
+        });
     }
 }
 
 impl fmt::Debug for DoorStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DoorStream")
-            .field("fd", &self.id())
+            .field("fd", &self.io.tcp().as_raw_fd())
             .field("tls", &self.ssl.is_some())
             .field("framing", &self.framing)
             .field("ahead", &self.ahead().len())
@@ -537,47 +463,3 @@ impl AsyncWrite for DoorStream {
         self.io.poll_shutdown(cx)
     }
 }
-
-#[async_trait::async_trait]
-impl Shutdown for DoorStream {
-    async fn shutdown(&mut self) {
-        self.close().await;
-    }
-}
-
-impl UniqueID for DoorStream {
-    fn id(&self) -> i32 {
-        self.io.tcp().as_raw_fd()
-    }
-}
-
-impl Ssl for DoorStream {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.ssl.clone()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        if self.http2 { Some(ALPN::H2) } else { self.ssl.as_ref().map(|_| ALPN::H1) }
-    }
-}
-
-impl GetTimingDigest for DoorStream {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new() // Asked for with every request and read by nobody: an empty one costs no allocation.
-    }
-}
-
-impl GetProxyDigest for DoorStream {
-    fn get_proxy_digest(&self) -> Option<Arc<pingora_core::protocols::raw_connect::ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for DoorStream {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::clone(&self.socket))
-    }
-}
-
-/// The door has looked at the first bytes already; nobody else needs to.
-impl Peek for DoorStream {}

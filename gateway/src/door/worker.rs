@@ -138,17 +138,11 @@ async fn accept(
     service: Service,
     _presence: Presence,
 ) {
-    let mut stopping = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop), if !stopping => {
-                stopping = true;
-                continue;
-            }
+            _ = stop.wait_for(|stop| *stop) => break,
             accepted = socket.accept() => accepted,
-            // Whoever has connected before the address closed is still served.
-            () = std::future::ready(()), if stopping => return,
         };
         match accepted {
             Ok((tcp, peer)) => welcome(tcp, peer, &terms.load_full(), &house, &service),
@@ -165,6 +159,16 @@ async fn accept(
                 warn!(%err, "accept failed");
                 tokio::time::sleep(EXHAUSTED_REST).await;
             }
+        }
+    }
+    // Whoever has connected before the address closed is still served. The kernel is asked itself,
+    // because the runtime may not have heard of them yet.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((tcp, peer)) = socket.accept() {
+        if tcp.set_nonblocking(true).is_ok()
+            && let Ok(tcp) = TcpStream::from_std(tcp)
+        {
+            welcome(tcp, peer, &terms.load_full(), &house, &service);
         }
     }
 }
