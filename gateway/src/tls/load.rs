@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tidegate_model::desired::{CertificateFiles, ListenerTls};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -60,8 +60,8 @@ impl CertTable {
 
     /// The names that a leaf is for; warns when it is out of date.
     fn look_at(&mut self, file: &Path, leaf: &CertificateDer<'_>) -> Result<Vec<String>, TlsProblem> {
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|err| {
-            problem(file, format!("the first certificate can't be read: {err}"), "is it an X.509 certificate?")
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| {
+            problem(file, "the first certificate is no X.509 certificate", "`openssl x509 -in FILE -text` shows one")
         })?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
@@ -119,11 +119,15 @@ fn certify(
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
     let pem = read(file)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|err| problem(file, format!("it is no valid PEM file: {err}"), "export the chain as PEM"))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|err| not_pem(file, &err))?;
     if chain.is_empty() {
-        return Err(problem(file, "it holds no certificate", "it must hold the chain as PEM, leaf first"));
+        let help = if holds(&pem, "PRIVATE KEY-----") {
+            "it holds a private key: are cert and key swapped?"
+        } else {
+            "it must hold the chain as PEM, leaf first"
+        };
+        return Err(problem(file, "it holds no certificate", help));
     }
     Ok(chain)
 }
@@ -131,11 +135,31 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
 fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     let pem = read(file)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|err| match err {
-        rustls_pki_types::pem::Error::NoItemsFound => {
-            problem(file, "it holds no private key", "it must hold the key as PEM, without a passphrase")
+        pem::Error::NoItemsFound => {
+            let help = if holds(&pem, "ENCRYPTED PRIVATE KEY-----") {
+                "the key has a passphrase; write it without one (`openssl pkey -in KEY -out NEW`)"
+            } else if holds(&pem, "BEGIN CERTIFICATE-----") {
+                "it holds a certificate: are cert and key swapped?"
+            } else {
+                "it must hold the key as PEM, without a passphrase"
+            };
+            problem(file, "it holds no private key", help)
         }
-        err => problem(file, format!("it is no valid PEM file: {err}"), "export the key as PEM, without a passphrase"),
+        err => not_pem(file, &err),
     })
+}
+
+fn holds(pem: &[u8], text: &str) -> bool {
+    pem.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn not_pem(file: &Path, err: &pem::Error) -> TlsProblem {
+    let what = match err {
+        pem::Error::MissingSectionEnd { .. } => "the file is cut off: a section has no end".to_owned(),
+        pem::Error::Base64Decode(_) => "the text between BEGIN and END is no base64".to_owned(),
+        err => format!("it is no valid PEM file: {err}"),
+    };
+    problem(file, what, "write the file again, as PEM")
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, TlsProblem> {

@@ -8,8 +8,10 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use prometheus::{Encoder, Registry, TextEncoder};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
 use tidegate_model::desired::{CertificateFiles, ListenerGuard, ListenerTls, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -240,6 +242,19 @@ impl Client {
         self.over(ClientConnection::new(client_config(alpn, root), name).unwrap())
     }
 
+    /// Starts TLS with whatever certificate is shown.
+    pub fn tls_to_anyone(self, name: &str) -> Client<Tls> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            .with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        self.over(ClientConnection::new(Arc::new(config), name).unwrap())
+    }
+
     /// Starts this TLS session.
     pub fn over(self, connection: ClientConnection) -> Client<Tls> {
         Client { io: StreamOwned::new(connection, self.io), ahead: Vec::new() }
@@ -330,4 +345,43 @@ pub fn certificate(folder: &Path, stem: &str, names: &[&str]) -> (CertificateFil
 
 pub fn tls_listener(certificates: Vec<CertificateFiles>) -> Listener {
     Listener { tls: Some(ListenerTls { certificates, only_tls13: false }), ..listener() }
+}
+
+/// Trusts every certificate whose key the server has.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
