@@ -110,8 +110,7 @@ impl Exchange {
 
     /// Whether the other end of the socket is a proxy whose word we take.
     pub fn peer_is_trusted(&self) -> bool {
-        let peer = self.visit.connection.peer.ip();
-        self.snapshot.desired.client_ip.trusted.iter().any(|network| network.contains(&peer))
+        self.snapshot.front.client.trusts(self.visit.connection.peer.ip())
     }
 
     /// Its arm.

@@ -30,7 +30,7 @@ use crate::resolve::{self, Names};
 use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
 use crate::source::{ReloadRequest, Status};
-use crate::{admin, clock, health};
+use crate::{clock, health};
 
 /// What a gateway is built around, whatever its configuration says.
 pub struct Parts {

@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HOST, HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::header::{HOST, HeaderName, HeaderValue, REFERER, SET_COOKIE, USER_AGENT, VARY};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -165,14 +165,14 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         upstream: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
         let route = exchange.route(plan);
         let spec = &exchange.snapshot.desired.routes[plan.route];
-        head::make_origin_form(upstream)?;
+        head::forward(upstream, session.req_header(), &exchange.visit.connection, &exchange.snapshot.front.client)?;
         if !exchange.trace.may_be_forwarded() {
             trace::FIELDS.iter().for_each(|field| drop(upstream.remove_header(field)));
         }
@@ -290,7 +290,12 @@ impl ProxyHttp for Proxy {
         }
         edit::apply(response, &exchange.route(plan).response_headers)?;
         for (name, value) in &plan.answer_headers {
-            response.append_header(name.clone(), value.clone())?;
+            // These two add to what the endpoint says; the others are the gateway's to say.
+            if name == SET_COOKIE || name == VARY {
+                response.append_header(name.clone(), value.clone())?;
+            } else {
+                response.insert_header(name.clone(), value.clone())?;
+            }
         }
         Ok(())
     }

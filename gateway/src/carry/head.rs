@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, FORWARDED, HOST};
 use http::{Uri, Version};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
-use crate::decide;
+use crate::decide::client::{self, ClientFinder};
+use crate::decide::{self, Connection};
 
 /// The request's host: from an absolute target or `:authority` before the Host header (RFC 9112 §3.2.2), in
 /// lower case, without port and trailing dot.
@@ -76,12 +77,36 @@ pub fn protocol(version: Version) -> &'static str {
     }
 }
 
+/// Makes the head that came from the client one that a proxy may send on: an origin-form target, and a word about
+/// who asked for what. Hop-by-hop headers are Pingora's to strip.
+///
+/// # Errors
+///
+/// The target or host can't be written as a head.
+pub fn forward(
+    upstream: &mut RequestHeader,
+    request: &RequestHeader,
+    connection: &Connection,
+    finder: &ClientFinder,
+) -> Result<()> {
+    make_origin_form(upstream)?;
+    let host = host(request);
+    let told = client::forwarding(&view(request, &host), authority(request), connection, finder);
+    upstream.insert_header(client::X_FORWARDED_FOR, told.x_forwarded_for)?;
+    upstream.insert_header(client::X_FORWARDED_PROTO, told.x_forwarded_proto)?;
+    match told.x_forwarded_host {
+        Some(host) => upstream.insert_header(client::X_FORWARDED_HOST, host)?,
+        None => drop(upstream.remove_header(&client::X_FORWARDED_HOST)),
+    }
+    upstream.insert_header(FORWARDED, told.forwarded)
+}
+
 /// Makes an absolute-form target origin-form, as endpoints expect it (RFC 9112 §3.2.1), and keeps its host.
 ///
 /// # Errors
 ///
 /// The target or host can't be written as a head.
-pub fn make_origin_form(upstream: &mut RequestHeader) -> Result<()> {
+fn make_origin_form(upstream: &mut RequestHeader) -> Result<()> {
     let Some((authority, target)) = absolute(upstream.raw_path()) else { return Ok(()) };
     let authority = authority.to_owned();
     let target = match target.as_bytes().first() {

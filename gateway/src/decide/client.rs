@@ -23,9 +23,12 @@ use super::{Connection, Head};
 /// Addresses that are read from one request. Beyond it the walk ends: nobody has 32 proxies in a row.
 const MAX_HOPS: usize = 32;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Who asked, by way of whom.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// How the visitor came: `http` or `https`.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The host that was asked for.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Finds visitors' addresses. Made once for each snapshot.
 #[derive(Clone, Debug)]
@@ -107,14 +110,13 @@ impl ClientFinder {
     }
 }
 
-/// What to tell the endpoint about the visitor behind `head`.
-pub fn forwarding(head: &Head<'_>, connection: &Connection, finder: &ClientFinder) -> Forwarding {
+/// What to tell the endpoint about the visitor behind `head`, who asked for `authority` (host and port).
+pub fn forwarding(head: &Head<'_>, authority: &str, connection: &Connection, finder: &ClientFinder) -> Forwarding {
     let peer = connection.peer.ip().to_canonical();
     let trusted = finder.trusts(peer);
     let heard = |name: HeaderName| if trusted { head.headers.get(name).cloned() } else { None };
     let own_proto = if connection.tls.is_some() { "https" } else { "http" };
-    let host = head.headers.get(header::HOST).cloned().or_else(|| HeaderValue::from_str(head.host).ok());
-    let host = host.filter(|host| !host.is_empty());
+    let host = HeaderValue::from_str(authority).ok().filter(|host| !host.is_empty());
 
     let mut hop = match peer {
         IpAddr::V4(v4) => format!("for={v4}"),
