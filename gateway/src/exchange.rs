@@ -52,6 +52,8 @@ pub struct Exchange {
     pub tried: SmallVec<[Arc<Endpoint>; 2]>,
     /// Tries so far, the current one included.
     pub attempts: u32,
+    /// Kept-alive connections that turned out to be closed; not among the tries.
+    pub stale: u32,
     /// The place it holds at its current endpoint.
     pub in_flight: Option<InFlight>,
     /// When the current try was given its endpoint.
@@ -88,6 +90,7 @@ impl Exchange {
             plan: None,
             tried: SmallVec::new(),
             attempts: 0,
+            stale: 0,
             in_flight: None,
             try_started: Timestamp::ZERO,
             body_seen: 0,

@@ -22,12 +22,12 @@
 //! - A request is tried again only before any of its answer has reached the client.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HOST, HeaderName, HeaderValue, REFERER, SET_COOKIE, USER_AGENT, VARY};
+use http::header::{HOST, HeaderName, SET_COOKIE, VARY};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -35,22 +35,19 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tidegate_model::desired::UpstreamProtocol;
 
-use crate::carry::{edit, head, peer, respond, verdict};
+use crate::carry::{edit, finish, head, peer, respond, verdict};
 use crate::clock;
 use crate::decide::{self, Answer, Decision, Reason};
 use crate::endpoint::InFlight;
 use crate::exchange::{Exchange, VISIT, Visit};
-use crate::record::access::{AccessLog, Entry};
+use crate::record::access::AccessLog;
 use crate::record::trace::{self, Trace};
-use crate::record::{RetryResult, RouteMetrics, TryResult};
+use crate::record::{RouteMetrics, TryResult};
 use crate::shadow::{Shadows, Tap};
 use crate::snapshot::Snapshot;
 
 /// Names a request in logs on both sides of the gateway.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Logged as the status of a request whose client went away unanswered, as nginx does.
-const CLIENT_GONE: u16 = 499;
 
 /// What all cores share.
 pub struct Shared {
@@ -248,7 +245,13 @@ impl ProxyHttp for Proxy {
             error.set_retry(true);
             return Err(error);
         }
-        exchange.visit.deadline.set(exchange.total_deadline(plan));
+        if status == 101 {
+            // From here on it is a conversation: only silence ends it.
+            exchange.visit.deadline.set(None);
+            session.set_read_timeout(Some(peer::UPGRADED_IDLE));
+        } else {
+            exchange.visit.deadline.set(exchange.total_deadline(plan));
+        }
         exchange.first_byte = Some(first_byte);
         exchange.status = status;
         if let Some(tap) = &mut exchange.tap {
@@ -338,8 +341,10 @@ impl ProxyHttp for Proxy {
         let Some(plan) = exchange.plan.as_deref() else { return error };
         let retry = &exchange.service(plan).spec.retry;
         let repeatable = verdict::may_repeat(session, &retry.methods);
-        if reused && !late && repeatable && exchange.attempts <= verdict::STALE_TRIES {
+        if reused && !late && repeatable && exchange.stale < verdict::STALE_TRIES {
             // The endpoint closed an idle connection just as we used it: nobody's failure, and not a try.
+            exchange.stale += 1;
+            exchange.attempts -= 1;
             exchange.tried.pop();
             error.set_retry(true);
             return error;
@@ -365,34 +370,10 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, exchange: &mut Exchange) {
         exchange.visit.deadline.set(None);
-        let now = clock::now();
         if exchange.in_flight.is_some() && exchange.result.is_none() {
-            exchange.judge(TryResult::Abandoned, now);
+            exchange.judge(TryResult::Abandoned, clock::now());
         }
-        let took = now.since(exchange.started);
-        let status = if exchange.status == 0 { CLIENT_GONE } else { exchange.status };
-        match exchange.plan.as_deref() {
-            Some(plan) => {
-                let arm = exchange.arm(plan);
-                arm.metrics.finished(status, took);
-                arm.metrics.bytes(session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
-                if let Some(reason) = exchange.reason {
-                    exchange.route(plan).metrics.reason(reason);
-                }
-                if exchange.attempts > 1 {
-                    let result = if status < 500 { RetryResult::Ok } else { RetryResult::Failed };
-                    exchange.service(plan).metrics.retried(result);
-                }
-            }
-            None => {
-                let metrics =
-                    exchange.route.map_or(&self.shared.unrouted, |route| &exchange.snapshot.routes[route].metrics);
-                metrics.answered(exchange.reason.unwrap_or(Reason::Internal), status, took);
-            }
-        }
-        if self.shared.access_log.is_on() {
-            self.log(session, exchange, status, took);
-        }
+        finish::write_down(session, exchange, &self.shared);
         exchange.in_flight = None;
     }
 
@@ -412,41 +393,6 @@ impl ProxyHttp for Proxy {
 }
 
 impl Proxy {
-    fn log(&self, session: &Session, exchange: &Exchange, status: u16, took: Duration) {
-        let request = session.req_header();
-        let host = head::host(request);
-        let view = head::view(request, &host);
-        let connection = &exchange.visit.connection;
-        let plan = exchange.plan.as_deref();
-        let route = plan.map(|plan| plan.route).or(exchange.route);
-        self.shared.access_log.log(&Entry {
-            time: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
-            id: exchange.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
-            client: exchange.client.unwrap_or_else(|| connection.peer.ip()),
-            peer: connection.peer,
-            method: request.method.as_str(),
-            host: view.host,
-            path: view.path,
-            query: view.query,
-            protocol: head::protocol(request.version),
-            status,
-            reason: exchange.reason,
-            route: route.map(|route| exchange.snapshot.desired.routes[route].name.as_str()),
-            version: plan.map(|plan| &*exchange.arm(plan).label),
-            endpoint: exchange.in_flight.as_ref().map(|in_flight| &in_flight.endpoint().target),
-            attempts: exchange.attempts,
-            received: session.body_bytes_read() as u64,
-            sent: session.body_bytes_sent() as u64,
-            took,
-            first_byte: exchange.first_byte,
-            user_agent: request.headers.get(USER_AGENT).map(HeaderValue::as_bytes),
-            referer: request.headers.get(REFERER).map(HeaderValue::as_bytes),
-            trace: exchange.trace.id(),
-            generation: exchange.snapshot.generation(),
-            tls: connection.tls.as_deref(),
-        });
-    }
-
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: &Answer) -> Result<()> {
         exchange.status = answer.status;
         exchange.reason = Some(answer.reason);

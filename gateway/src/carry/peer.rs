@@ -14,6 +14,7 @@ use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora_error::{Error, ErrorType};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tidegate_model::desired::{Timeouts, UpstreamProtocol, UpstreamTls};
@@ -28,7 +29,7 @@ const H2_STREAMS: usize = 100;
 const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// A silent upgraded connection (WebSocket) is given up after this long.
-const UPGRADED_IDLE: Duration = Duration::from_secs(3_600);
+pub const UPGRADED_IDLE: Duration = Duration::from_secs(3_600);
 
 /// Finds dead endpoints behind silent connections.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
@@ -173,10 +174,17 @@ pub struct Reach<'a> {
 ///
 /// # Errors
 ///
-/// A unix socket path that is too long for the system.
+/// A unix socket path that is too long for the system; TLS without a name to verify.
 pub fn peer(reach: &Reach<'_>) -> pingora_error::Result<Box<HttpPeer>> {
     let sni = match reach.tls {
-        Some(tls) => tls.sni.as_deref().unwrap_or(reach.host).to_owned(),
+        Some(tls) => {
+            let name = tls.sni.as_deref().unwrap_or(reach.host);
+            // Pingora would verify nothing at all without a name.
+            if name.is_empty() && !tls.insecure {
+                return Error::e_explain(ErrorType::InvalidCert, "TLS to the endpoint needs a name: set tls.sni");
+            }
+            name.trim_start_matches('[').trim_end_matches(']').to_owned()
+        }
         None => String::new(),
     };
     let mut peer = match reach.target {
