@@ -127,16 +127,21 @@ impl<'f> Problems<'f> {
     }
 }
 
-/// The candidate that `written` was probably meant to be.
+/// The candidate that `written` was probably meant to be; `None` when none is near, or several equally.
 pub fn did_you_mean<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let lower = written.to_lowercase();
     let allowed = (lower.chars().count() / 3).clamp(1, 3);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let mut best: Option<(usize, &'c str)> = None;
+    let mut tied = false;
+    for candidate in candidates {
+        let distance = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
+        if distance > allowed || best.is_some_and(|(least, _)| distance > least) {
+            continue;
+        }
+        tied = best.is_some_and(|(least, _)| distance == least);
+        best = Some((distance, candidate));
+    }
+    best.filter(|_| !tied).map(|(_, candidate)| candidate)
 }
 
 /// What to try when `written` is none of `candidates`: the one that was probably meant, or all when they are few.

@@ -86,8 +86,14 @@ pub fn parse(file: usize, problems: &mut Problems<'_>) -> Option<Node> {
         return None;
     }
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
-    let mut composer =
-        Composer { events: Parser::new_from_str(text), file: file as u32, anchors: HashMap::new(), nodes: 0, problems };
+    let mut composer = Composer {
+        events: Parser::new_from_str(text),
+        file: file as u32,
+        anchors: HashMap::new(),
+        nodes: 0,
+        open: Vec::new(),
+        problems,
+    };
     composer.document(text).ok().flatten()
 }
 
@@ -100,6 +106,8 @@ struct Composer<'t, 'p, 'f> {
     /// Finished anchors: their node, and how many nodes it has.
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
+    /// Lists and mappings that are still open.
+    open: Vec<Span>,
     problems: &'p mut Problems<'f>,
 }
 
@@ -139,7 +147,11 @@ impl<'t> Composer<'t, '_, '_> {
                 let mut diagnostic = Diagnostic::error("bad-yaml", "this isn't YAML");
                 let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or("");
                 diagnostic.help = syntax_help(line, error.info());
-                self.stop(span, error.info().to_owned(), diagnostic)
+                if let Some(open) = self.open.last().copied().filter(|_| error.info().contains("parsing a flow")) {
+                    self.problems.add_with(span, error.info(), (open, "opened here"), diagnostic);
+                    return Err(Stopped);
+                }
+                self.stop(span, error.info(), diagnostic)
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
@@ -169,6 +181,7 @@ impl<'t> Composer<'t, '_, '_> {
             }
             Event::SequenceStart(anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
+                self.open.push(span.part(0, 1));
                 let mut items = Vec::new();
                 loop {
                     match self.next(text)? {
@@ -176,11 +189,14 @@ impl<'t> Composer<'t, '_, '_> {
                         (event, span) => items.push(self.node(event, span, depth + 1, text)?),
                     }
                 }
+                self.open.pop();
                 (Node { span: span.part(0, 1), value: Value::List(items) }, anchor)
             }
             Event::MappingStart(anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
+                self.open.push(span.part(0, 1));
                 let entries = self.entries(depth, text)?;
+                self.open.pop();
                 let first = entries.first().map(|(key, _)| key.span);
                 // A block mapping starts where its first key does; a flow mapping at its brace.
                 let span =
@@ -305,6 +321,15 @@ fn syntax_help(line: &str, info: &str) -> Option<String> {
     let indent: String = line.chars().take_while(|char| char.is_whitespace()).collect();
     if indent.contains('\t') || info.contains("tab") {
         return Some("YAML is indented with spaces, not tabs".into());
+    }
+    if info.contains("unknown anchor") {
+        return Some("quote a text that begins with *; an alias needs its & anchor further up".into());
+    }
+    if info.contains("parsing a flow") {
+        return Some("a comma or a closing bracket is missing".into());
+    }
+    if info.contains("quoted scalar") {
+        return Some("a closing quote is missing".into());
     }
     let value = line.split_once(": ").map_or(line, |(_, value)| value).trim();
     if value.starts_with(['*', '&', '%', '@', '`', '!', '|', '>']) {

@@ -120,18 +120,18 @@ impl Checker<'_, '_> {
         let Some((_, target)) = names.find((&to.value.0, to.span), &who, self.problems) else { return Purpose::Route };
         let Some(target) = target else { return Purpose::Route };
         let refused = if to.value.0 == label {
-            Some(("itself", "name a listener that has certificates"))
+            Some(("itself", "clients would come back for ever"))
         } else if target.certificates.is_none() && !target.damaged {
-            Some(("a listener without TLS", "name a listener that has certificates"))
+            Some(("a listener without TLS", "this listener has no certificates"))
         } else if target.redirect_to.is_some() {
-            Some(("a listener that redirects too", "name the listener that routes"))
+            Some(("a listener that redirects too", "this listener routes nothing"))
         } else {
             None
         };
-        if let Some((what, help)) = refused {
-            let diagnostic =
-                Diagnostic::error("bad-redirect", format!("listener \"{label}\" redirects to {what}")).help(help);
-            self.problems.add(to.span, format!("this is {what}"), diagnostic);
+        if let Some((what, why)) = refused {
+            let diagnostic = Diagnostic::error("bad-redirect", format!("listener \"{label}\" redirects to {what}"))
+                .help("name a listener that has certificates and routes");
+            self.problems.add(to.span, why, diagnostic);
         }
         Purpose::RedirectToTls { port: target.bind.value.0.port() }
     }

@@ -157,8 +157,8 @@ impl<'f> Checker<'_, 'f> {
 
         let bounds = bounds.map(check_bounds).unwrap_or_default();
         let services_ready = self.services(&services);
-        let routes_ready = self.routes(&routes, &services, &limits, &bounds);
-        Desired {
+        let (routes_ready, used) = self.routes(&routes, &services, &limits, &bounds);
+        let ready = Desired {
             generation: desired::Generation::default(),
             admin: admin.map(|admin| {
                 self.places.push(("admin.bind".into(), admin.bind.span));
@@ -172,6 +172,27 @@ impl<'f> Checker<'_, 'f> {
             routes: routes_ready,
             access_log: access_log.map(|to| self.access_log(to)).unwrap_or_default(),
             bounds,
+        };
+        if self.problems.errors() == 0 {
+            // Else whoever uses it may be what was refused.
+            self.unused(&services, &limits, &used);
+            self.nothing_to_do(configs, &ready);
+        }
+        ready
+    }
+
+    /// Warns of a configuration that serves nobody.
+    fn nothing_to_do(&mut self, configs: &[Config], ready: &Desired) {
+        let Some(start) = configs.first().map(|config| config.span) else { return };
+        if ready.listeners.is_empty() {
+            let diagnostic =
+                Diagnostic::warning("no-listeners", "there are no listeners: nobody can reach this gateway")
+                    .help("write listeners: {web: {bind: \"0.0.0.0:8080\"}}");
+            self.problems.add(start, "", diagnostic);
+        }
+        if ready.routes.is_empty() {
+            let diagnostic = Diagnostic::warning("no-routes", "there are no routes: every request is answered 404");
+            self.problems.add(start, "", diagnostic);
         }
     }
 

@@ -21,7 +21,7 @@ impl Checker<'_, '_> {
         services: &Names<'_, Service>,
         limits: &Names<'_, Limit>,
         bounds: &Bounds,
-    ) -> Vec<desired::Route> {
+    ) -> (Vec<desired::Route>, Used) {
         let mut by_name: HashMap<&str, Span> = HashMap::with_capacity(routes.len());
         let mut used = Used::default();
         let mut ready = Vec::with_capacity(routes.len());
@@ -33,8 +33,7 @@ impl Checker<'_, '_> {
             ready.push(self.route(route, services, limits, bounds, &mut used));
         }
         self.twin_matches(routes, &ready);
-        self.unused(services, limits, &used);
-        ready
+        (ready, used)
     }
 
     fn route(
@@ -181,8 +180,8 @@ impl Checker<'_, '_> {
             None => {
                 let few: Vec<String> = names.iter().take(3).map(|version| format!("{name}/{version}")).collect();
                 let message = format!("{who} service \"{name}\", which has {} versions", names.len());
-                let diagnostic = Diagnostic::error("which-version", message)
-                    .help(format!("write {}, or split between them", few.join(" or ")));
+                let diagnostic =
+                    Diagnostic::error("which-version", message).help(format!("write {}", few.join(" or ")));
                 self.problems.add(target.span, "the version is missing", diagnostic);
                 return None;
             }
@@ -384,6 +383,7 @@ impl Checker<'_, '_> {
         ];
         let header = name.value.0.as_str();
         let help = match header {
+            "host" if key == "mark" => "a copy keeps the host of its request",
             "host" if key != "response_headers" => "write rewrite: {host: …}",
             _ if FRAMING.contains(&header) => "the gateway writes it itself, for each connection",
             _ => return,
@@ -422,10 +422,8 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn unused(&mut self, services: &Names<'_, Service>, limits: &Names<'_, Limit>, used: &Used) {
-        if self.problems.errors() > 0 {
-            return; // Whoever uses it may be what was refused.
-        }
+    /// Warns of what no route leads to.
+    pub(super) fn unused(&mut self, services: &Names<'_, Service>, limits: &Names<'_, Limit>, used: &Used) {
         for (at, (name, _)) in services.entries().enumerate() {
             if !used.services.contains(&at) {
                 let diagnostic =

@@ -18,7 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::diagnostic::Diagnostic;
 use crate::literal::Literal;
-use crate::problems::{Problems, Span, suggest};
+use crate::problems::{Problems, Span, did_you_mean};
 use crate::yaml::{Key, Node, Value};
 
 /// Something that is read from a node.
@@ -302,7 +302,8 @@ impl<T: Decode> Decode for Switch<T> {
         match &node.value {
             Value::Scalar { text, .. } if text == "off" => Some(Self::Off),
             Value::Scalar { text, .. } if !node.is_null() => {
-                let diagnostic = Diagnostic::error("wrong-type", format!("{path} takes a mapping or off, not text"));
+                let diagnostic = Diagnostic::error("wrong-type", format!("{path} takes a mapping or off, not text"))
+                    .help("write its keys below it, or off");
                 problems.add(node.span, format!("\"{text}\" isn't possible here"), diagnostic);
                 None
             }
@@ -334,6 +335,8 @@ pub(crate) struct Fields<'n, 'p> {
     pub(crate) span: Span,
     /// Errors that had been found before this section.
     errors_before: usize,
+    /// Keys that unknown ones were probably meant to be: they aren't reported as missing too.
+    meant: Vec<&'static str>,
 }
 
 impl<'n, 'p> Fields<'n, 'p> {
@@ -356,6 +359,7 @@ impl<'n, 'p> Fields<'n, 'p> {
                 return None;
             }
         };
+        let mut meant = Vec::new();
         for (key, _) in entries {
             if known.contains(&key.text.as_str()) {
                 continue;
@@ -366,11 +370,13 @@ impl<'n, 'p> Fields<'n, 'p> {
             };
             let mut diagnostic = Diagnostic::error("unknown-key", format!("there is no key \"{}\" {place}", key.text));
             if problems.wants_hints() {
-                diagnostic.help = unknown_key_help(&key.text, known);
+                let (key, help) = unknown_key_help(&key.text, known);
+                meant.extend(key);
+                diagnostic.help = Some(help);
             }
             problems.add(key.span, "this key is unknown", diagnostic);
         }
-        Some(Self { entries, path, span: node.span, errors_before })
+        Some(Self { entries, path, span: node.span, errors_before, meant })
     }
 
     /// Whether something in this section was refused: what seems to be missing may only be misspelt.
@@ -388,7 +394,7 @@ impl<'n, 'p> Fields<'n, 'p> {
             },
             None => {
                 let absent = T::absent();
-                if absent.is_none() {
+                if absent.is_none() && !self.meant.contains(&name) {
                     let message = match self.path.step {
                         Step::Root => format!("the key \"{name}\" is missing at the top level"),
                         _ => format!("{} lacks the key \"{name}\"", self.path),
@@ -405,7 +411,8 @@ impl<'n, 'p> Fields<'n, 'p> {
     }
 }
 
-fn unknown_key_help(written: &str, known: &[&'static str]) -> Option<String> {
+/// The key that was probably meant, and what to try.
+fn unknown_key_help(written: &str, known: &[&'static str]) -> (Option<&'static str>, String) {
     /// What other proxies call it.
     const ELSEWHERE: &[(&str, &str)] = &[
         ("listen", "bind"),
@@ -445,8 +452,11 @@ fn unknown_key_help(written: &str, known: &[&'static str]) -> Option<String> {
     ];
     let elsewhere = ELSEWHERE.iter().find(|(theirs, ours)| *theirs == written && known.contains(ours));
     match elsewhere {
-        Some((_, ours)) => Some(format!("here it is called \"{ours}\"")),
-        None => suggest(written, known.iter().copied()).or_else(|| Some(format!("there are: {}", known.join(", ")))),
+        Some((_, ours)) => (Some(ours), format!("here it is called \"{ours}\"")),
+        None => match did_you_mean(written, known.iter().copied()) {
+            Some(meant) => (Some(meant), format!("did you mean \"{meant}\"?")),
+            None => (None, format!("there are: {}", known.join(", "))),
+        },
     }
 }
 

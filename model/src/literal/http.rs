@@ -191,10 +191,10 @@ impl Literal for RewritePath {
             return Err(Wrong::new("a path begins with /").help(format!("write \"/{text}\"")));
         }
         if text.ends_with("/**") || text.ends_with("/*") {
-            let plain = text.trim_end_matches('*');
-            return Err(
-                Wrong::new("a new path holds no *").help(format!("write \"{plain}\"; prefix keeps what follows"))
-            );
+            let plain = text.trim_end_matches(['*', '/']);
+            let help =
+                format!("write \"{}\"; what follows a prefix is kept", if plain.is_empty() { "/" } else { plain });
+            return Err(Wrong::new("a new path holds no *").help(help));
         }
         match text.chars().find(|char| char.is_control() || " ?#\\".contains(*char)) {
             Some('?') => Err(Wrong::new("a path has no query").help("the query of the request is kept")),

@@ -9,7 +9,7 @@ use super::{Literal, Wrong, split_number};
 pub struct Whole<const MIN: u64, const MAX: u64>(pub u64);
 
 impl<const MIN: u64, const MAX: u64> Literal for Whole<MIN, MAX> {
-    const WHAT: &'static str = "a whole number";
+    const WHAT: &'static str = "a whole number in its range";
     const CODE: &'static str = "bad-number";
     const EXAMPLES: &'static [&'static str] = &[];
 
@@ -41,7 +41,7 @@ pub type Port = Whole<1, 65_535>;
 pub struct Percent<const MIN: u64, const MAX: u64>(pub u64);
 
 impl<const MIN: u64, const MAX: u64> Literal for Percent<MIN, MAX> {
-    const WHAT: &'static str = "a percentage";
+    const WHAT: &'static str = "a percentage in its range";
     const CODE: &'static str = "bad-percentage";
     const EXAMPLES: &'static [&'static str] = &["20%"];
 
@@ -64,7 +64,7 @@ impl<const MIN: u64, const MAX: u64> Literal for Percent<MIN, MAX> {
 pub struct Sample(pub u32);
 
 impl Literal for Sample {
-    const WHAT: &'static str = "a percentage";
+    const WHAT: &'static str = "a percentage in its range";
     const CODE: &'static str = "bad-percentage";
     const EXAMPLES: &'static [&'static str] = &["10%", "0.5%", "200%"];
 

@@ -132,7 +132,8 @@ impl Literal for Rate {
         let (count, window) = (count.trim(), window.trim());
         let count: u32 = match count.parse() {
             Ok(0) => {
-                return Err(Wrong::new("a rate of zero would refuse everything").help("use access: {deny: …} for that"));
+                return Err(Wrong::new("a rate of zero would refuse everything")
+                    .help("write access: {deny: [0.0.0.0/0, \"::/0\"]} to refuse everybody"));
             }
             Ok(count) if count <= 1_000_000_000 => count,
             Ok(_) => return Err(Wrong::new("this is more than 1000000000")),

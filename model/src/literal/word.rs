@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Literal, TokenKey, Wrong};
 use crate::desired::{Balance, Key, OverCap, UpstreamProtocol, Weight};
-use crate::problems::suggest;
+use crate::problems::did_you_mean;
 
 /// Declares a literal that is one of a few words.
 macro_rules! words {
@@ -34,10 +34,15 @@ macro_rules! words {
     };
 }
 
-fn not_a_word(text: &str, words: &'static [&'static str]) -> Wrong {
+fn not_a_word(text: &str, words: &[&'static str]) -> Wrong {
     let label =
         if text.is_empty() { "a value is missing".to_owned() } else { format!("\"{text}\" isn't possible here") };
-    Wrong { label, help: suggest(text, words.iter().copied()) }
+    let help = match did_you_mean(text, words.iter().copied()) {
+        Some(meant) => format!("did you mean \"{meant}\"?"),
+        None if words.len() > 2 => format!("write one of {}", words.join(", ")),
+        None => format!("write {}", words.join(" or ")),
+    };
+    Wrong::new(label).help(help)
 }
 
 /// `word` as the JSON value that YAML makes of it.
@@ -45,9 +50,25 @@ fn word_value(word: &str) -> Value {
     serde_json::from_str(word).unwrap_or_else(|_| json!(word))
 }
 
-words! {
-    /// The version of this format.
-    VersionNumber(u8), "a version of the format", "bad-version", "integer", {"1" => 1}
+/// The version of this format: 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionNumber;
+
+impl Literal for VersionNumber {
+    const WHAT: &'static str = "a version that this gateway reads";
+    const CODE: &'static str = "bad-version";
+    const EXAMPLES: &'static [&'static str] = &["1"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "1" => Ok(Self),
+            _ => Err(Wrong::new("only 1 is known").help("write \"version: 1\"")),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"type": "integer", "enum": [1]})
+    }
 }
 
 words! {
