@@ -22,6 +22,7 @@ pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls
 
 use crate::literal::{AccessLogTo, BanFor, Name, Network, Rate, Size, TokenKey, VersionNumber, Whole};
 use decode::section;
+use serde_json::{Map, Value, json};
 
 section! {
     /// The configuration of a gateway: one file, or a folder of files that are read as one.
@@ -31,14 +32,17 @@ section! {
         /// The admin listener: `/metrics`, `/healthz`, `/readyz`, `/snapshot`, `/routes`. Left out: there is none.
         pub admin: Option<Admin>,
         /// Sockets that visitors reach, by name.
+        #[schemars(default)]
         pub listeners: Table<Name, Listener>,
         /// How the visitor's address is found behind other proxies.
         pub client_ip: Option<ClientIp>,
         /// Who may talk to any route at all.
         pub access: Option<Access>,
         /// Rate limits, by name. Routes that name the same limit share its buckets.
+        #[schemars(default)]
         pub limits: Table<Name, Limit>,
         /// What runs behind the gateway, by name.
+        #[schemars(default)]
         pub services: Table<Name, Service>,
         /// Which requests go where. The most specific route wins, not the first: exact host before wildcard, then exact
         /// path, longest prefix, method, number of headers, number of query parameters.
@@ -102,5 +106,33 @@ pub(crate) fn schema() -> serde_json::Value {
     let mut schema =
         schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Config>();
     schema.insert("title".into(), "Tidegate's configuration".into());
-    schema.to_value()
+    without_null(schema.to_value())
+}
+
+/// `schema` without the `null` that schemars allows for whatever is optional: a key is left out or has a value.
+fn without_null(schema: Value) -> Value {
+    let is_null = |value: &Value| *value == Value::Null || *value == "null" || *value == json!({"type": "null"});
+    match schema {
+        Value::Array(items) => Value::Array(items.into_iter().map(without_null).collect()),
+        Value::Object(entries) => {
+            let mut kept = Map::new();
+            for (key, mut value) in entries {
+                if let (Value::Array(items), "type" | "enum" | "anyOf") = (&mut value, key.as_str()) {
+                    items.retain(|item| !is_null(item));
+                    if let [only] = items.as_mut_slice()
+                        && key != "enum"
+                    {
+                        match (key.as_str(), without_null(only.take())) {
+                            ("anyOf", Value::Object(only)) => kept.extend(only),
+                            (_, only) => drop(kept.insert(key, only)),
+                        }
+                        continue;
+                    }
+                }
+                kept.insert(key, without_null(value));
+            }
+            Value::Object(kept)
+        }
+        other => other,
+    }
 }

@@ -63,10 +63,13 @@ section! {
         /// Methods. Left out: every method.
         pub method: Option<Many<At<Method>>>,
         /// Headers that must be there, by name.
+        #[schemars(default)]
         pub headers: Table<HeaderName, ValueMatch>,
         /// Query parameters that must be there, by name.
+        #[schemars(default)]
         pub query: Table<Text, ValueMatch>,
         /// Cookies that must be there, by name.
+        #[schemars(default)]
         pub cookies: Table<CookieName, ValueMatch>,
     }
 }
@@ -213,8 +216,10 @@ section! {
     /// Changes to headers: first removed, then set, then added.
     pub struct HeaderEdits {
         /// Replaces whatever was there.
+        #[schemars(default)]
         pub set: Table<HeaderName, At<HeaderValue>>,
         /// One more line.
+        #[schemars(default)]
         pub add: Table<HeaderName, At<HeaderValue>>,
         /// Names that are removed.
         pub remove: Option<Many<At<HeaderName>>>,

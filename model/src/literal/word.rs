@@ -28,7 +28,7 @@ macro_rules! words {
             }
 
             fn schema() -> Value {
-                json!({"type": $type, "enum": [$(word_value($word)),+]})
+                json!({"type": $type, "enum": [$(word_value($word, $type)),+]})
             }
         }
     };
@@ -46,8 +46,11 @@ fn not_a_word(text: &str, words: &[&'static str]) -> Wrong {
 }
 
 /// `word` as the JSON value that YAML makes of it.
-fn word_value(word: &str) -> Value {
-    serde_json::from_str(word).unwrap_or_else(|_| json!(word))
+fn word_value(word: &str, kind: &str) -> Value {
+    match kind {
+        "string" => json!(word),
+        _ => serde_json::from_str(word).expect("a word that isn't text is a number or a flag"),
+    }
 }
 
 /// The version of this format: 1.
