@@ -11,6 +11,7 @@ mod diff;
 mod explain;
 mod gateway;
 mod history;
+mod print;
 mod reload;
 mod restore;
 mod schema;

@@ -1,6 +1,9 @@
 //! `tidegate schema`: the configuration as JSON Schema.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+
+use tidegate_model::reference;
 
 /// Print the JSON Schema of the configuration, for editors
 #[derive(clap::Args)]
@@ -11,5 +14,6 @@ pub struct Args {}
 
 /// Runs the command.
 pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+    writeln!(io::stdout(), "{:#}", reference::schema())?;
+    Ok(ExitCode::SUCCESS)
 }
