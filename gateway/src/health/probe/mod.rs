@@ -20,14 +20,14 @@ mod ask;
 mod schedule;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rustls_pki_types::ServerName;
-use tidegate_model::desired::{Generation, Probe, ProbeKind, UpstreamProtocol};
+use tidegate_model::desired::{Probe, ProbeKind, UpstreamProtocol};
 use tidegate_model::time::Timestamp;
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{info, warn};
@@ -83,7 +83,9 @@ struct Job {
 
 /// The loop's memory.
 struct Prober {
-    seen: Option<Generation>,
+    /// The snapshot that the schedule was made from. Its generation wouldn't do: addresses behind names change
+    /// within one.
+    seen: Weak<Snapshot>,
     schedule: Schedule<Arc<Job>>,
     under_way: JoinSet<Result<String, String>>,
     tickets: HashMap<Id, (EndpointId, Ticket)>,
@@ -92,14 +94,16 @@ struct Prober {
 
 impl Prober {
     fn new(rng: StdRng) -> Self {
-        Self { seen: None, schedule: Schedule::new(), under_way: JoinSet::new(), tickets: HashMap::new(), rng }
+        Self { seen: Weak::new(), schedule: Schedule::new(), under_way: JoinSet::new(), tickets: HashMap::new(), rng }
     }
 
     /// Takes over the endpoints of `snapshot`, unless it did so before.
-    fn look_at(&mut self, snapshot: &Snapshot, now: Timestamp) {
-        if self.seen.replace(snapshot.generation()) == Some(snapshot.generation()) {
+    fn look_at(&mut self, snapshot: &Arc<Snapshot>, now: Timestamp) {
+        let offered = Arc::downgrade(snapshot);
+        if self.seen.ptr_eq(&offered) {
             return;
         }
+        self.seen = offered;
         for gone in self.schedule.sync(snapshot.services.iter().flat_map(jobs), now, &mut self.rng) {
             gone.endpoint.health.forget_probe(now);
             gone.endpoint.metrics.unprobed();
@@ -208,7 +212,9 @@ mod tests {
     use http_body_util::Empty;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
-    use tidegate_model::desired::{Address, Balance, Desired, Eject, EndpointSpec, Retry, Service, Timeouts, Version};
+    use tidegate_model::desired::{
+        Address, Balance, Desired, Eject, EndpointSpec, Generation, Retry, Service, Timeouts, Version,
+    };
     use tokio::net::TcpListener;
 
     use super::*;
@@ -298,6 +304,24 @@ mod tests {
 
         until("its opinion is forgotten", || endpoint.health.fitness(clock()) == Fitness::Fit(1_000)).await;
         assert_eq!(endpoint.health.describe(clock()).probe, None);
+    }
+
+    #[tokio::test]
+    async fn addresses_that_change_within_a_generation_are_probed_too() {
+        let status = Arc::new(AtomicU16::new(200));
+        let addr = answering(Arc::clone(&status)).await;
+        let (metrics, material) = (Metrics::new(), Material::default());
+        let mut nothing = Desired::clone(&desired(1, addr, Some(quick())));
+        nothing.services[0].versions[0].endpoints.clear();
+        let slot = Arc::new(ArcSwap::from_pointee(compile(Arc::new(nothing), None, &material, &metrics)));
+        let mut prober = Prober::new(StdRng::seed_from_u64(7));
+        prober.look_at(&slot.load_full(), Timestamp::ZERO);
+        assert_eq!(prober.next_due(), None);
+
+        slot.store(Arc::new(compile(desired(1, addr, Some(quick())), Some(&slot.load()), &material, &metrics)));
+        prober.look_at(&slot.load_full(), Timestamp::ZERO);
+
+        assert!(prober.next_due().is_some());
     }
 
     #[test]
