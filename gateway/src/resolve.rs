@@ -94,14 +94,25 @@ pub async fn resolve(desired: &Desired, last: &Names) -> Resolved {
 /// Looks the names of the configuration in force up again and again, and sends those whose addresses changed.
 /// Runs until it is dropped or nobody listens.
 ///
-/// The receiver merges what it gets into the names it has by then ([`merge`]), because a reload may have
-/// come in between.
-pub async fn keep_fresh(current: impl Fn() -> (Arc<Desired>, Names), changed: mpsc::Sender<Names>) {
+/// `current` may wait for a lock: it is called where that holds nothing else up. The receiver merges what it
+/// gets into the names it has by then ([`merge`]), because a reload may have come in between.
+pub async fn keep_fresh<F>(current: F, changed: mpsc::Sender<Names>)
+where
+    F: Fn() -> (Arc<Desired>, Names) + Send + Sync + 'static,
+{
+    let current = Arc::new(current);
+    // A reload holds that lock while it waits for lookups, which need this runtime's threads.
+    let look = || {
+        let current = Arc::clone(&current);
+        tokio::task::spawn_blocking(move || current())
+    };
     let mut failing = BTreeSet::new();
     loop {
-        let in_trouble = !failing.is_empty() || current().1.values().any(Vec::is_empty);
+        let Ok((_, last)) = look().await else { return };
+        let in_trouble = !failing.is_empty() || last.values().any(Vec::is_empty);
         tokio::time::sleep(if in_trouble { EVERY_FAILING } else { EVERY }).await;
-        let (desired, last) = current();
+
+        let Ok((desired, last)) = look().await else { return };
         let news = look_again(&desired, &last, &mut failing).await;
         if !news.is_empty() && changed.send(news).await.is_err() {
             return;
