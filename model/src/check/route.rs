@@ -428,7 +428,7 @@ impl Checker<'_, '_> {
             if !used.services.contains(&at) {
                 let diagnostic =
                     Diagnostic::warning("unused-service", format!("no route leads to service \"{}\"", name.value.0));
-                self.problems.add(name.span, "it is probed, but never asked", diagnostic);
+                self.problems.add(name.span, "nothing is ever sent to it", diagnostic);
             }
         }
         for (at, (name, _)) in limits.entries().enumerate() {
