@@ -185,6 +185,9 @@ impl ProxyHttp for Proxy {
         edit::apply(upstream, &route.request_headers)?;
         if let Some(tap) = &mut exchange.tap {
             tap.request(upstream);
+            if session.as_mut().is_body_empty() {
+                tap.end(); // Over HTTP/2 no hook would tell of an empty body's end.
+            }
         }
         Ok(())
     }
@@ -368,8 +371,11 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: answer.status, can_reuse_downstream: written.is_ok() && reusable }
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
         exchange.visit.deadline.set(None);
+        if let (Some(tap), None) = (&mut exchange.tap, error) {
+            tap.main_answer_end(); // No hook tells of the end of an answer without a body.
+        }
         if exchange.in_flight.is_some() && exchange.result.is_none() {
             exchange.judge(TryResult::Abandoned, clock::now());
         }

@@ -153,3 +153,43 @@ routes:
 
     assert_eq!(before, 0.0);
 }
+
+#[tokio::test]
+async fn requests_and_answers_without_bodies_are_copied_and_compared_over_either_protocol() {
+    for protocol in ["http/1.1", "h2"] {
+        let (v1, next) = (Origin::start("v1").await, Origin::start("next").await);
+        let reply = Mood::Reply(vec![("content-type", "text/plain")], "");
+        v1.set(reply.clone());
+        next.set(reply);
+        let config = format!(
+            "
+services:
+  shop: {{protocol: {protocol}, versions: {{v1: {{endpoints: [\"$v1\"]}}, next: {{endpoints: [\"$next\"]}}}}}}
+routes:
+  - name: shop
+    match: {{path: /**}}
+    to: shop/v1
+    shadow: [{{to: shop/next, sample: 200%, methods: any, compare: [status, body, latency]}}]
+"
+        );
+        let gateway = Gateway::start(&config, &[("v1", &v1), ("next", &next)]).await;
+        let mut h1 = Client::h1(gateway.web()).await.unwrap();
+        let mut h2 = Client::h2c(gateway.web()).await.unwrap();
+
+        for client in [&mut h1, &mut h2] {
+            for method in ["GET", "HEAD", "POST", "DELETE"] {
+                let answer = client.send(request(method, "http://shop.example.com/empty?q=1", &[], "")).await.unwrap();
+                assert_eq!(answer.status, 200, "{method} {protocol}");
+            }
+        }
+
+        gateway.until_metric("tidegate_shadow_compared_total", &[], 16.0).await;
+        assert_eq!(next.hits(), 16, "{protocol}");
+        assert_eq!(gateway.metric("tidegate_shadow_mismatches_total", &["kind=\"status\""]).await, 0.0);
+        assert_eq!(gateway.metric("tidegate_shadow_mismatches_total", &["kind=\"body\""]).await, 0.0);
+        let seen = next.seen();
+        let expected = if protocol == "h2" { "HTTP/2.0" } else { "HTTP/1.1" };
+        assert!(seen.iter().all(|seen| seen.protocol == expected && seen.host == "shop.example.com"), "{seen:?}");
+        assert!(seen.iter().all(|seen| seen.path == "/empty?q=1"), "{seen:?}");
+    }
+}
