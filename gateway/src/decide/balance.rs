@@ -262,3 +262,244 @@ fn coprime_stride(total: u64) -> u64 {
     let golden = ((total as f64) * 0.618_033_988_749_895) as u64;
     (golden.max(1)..=total).find(|&stride| gcd(stride, total) == 1).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use tidegate_model::desired::Key;
+
+    use super::*;
+    use crate::endpoint::{EndpointId, Target};
+    use crate::health::ProbeRules;
+    use crate::record::Metrics;
+
+    const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000);
+
+    fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
+        let metrics = Metrics::new();
+        let endpoint = |n: u16| {
+            let address = format!("127.0.0.1:{}", 9_000 + n);
+            let target = Target::Tcp(address.parse().unwrap());
+            Arc::new(Endpoint::new(
+                EndpointId::new("shop", "v1", &address),
+                target,
+                metrics.endpoint("shop", "v1", &address),
+            ))
+        };
+        (0..count).map(endpoint).collect()
+    }
+
+    fn down(endpoint: &Endpoint) {
+        let rules = ProbeRules { up_after: 1, down_after: 1, slow_start: Duration::ZERO };
+        endpoint.health.probed(&rules, Err("refused".into()), NOW);
+    }
+
+    fn balancer(policy: Balance, panic: u8, endpoints: &[Arc<Endpoint>], weights: &[u32]) -> Balancer {
+        Balancer::new(&policy, panic, endpoints, weights, None)
+    }
+
+    /// How often each endpoint is chosen in `turns`, with a new hash each time.
+    fn counts(balancer: &Balancer, endpoints: &[Arc<Endpoint>], turns: u32) -> Vec<u32> {
+        let mut dice = StdRng::seed_from_u64(7);
+        let mut counts = vec![0; endpoints.len()];
+        for _ in 0..turns {
+            let hash = dice.random();
+            let chosen = balancer.choose(hash, NOW, &mut dice).unwrap();
+            counts[endpoints.iter().position(|e| Arc::ptr_eq(e, chosen)).unwrap()] += 1;
+        }
+        counts
+    }
+
+    fn policies() -> [Balance; 4] {
+        [Balance::P2c, Balance::RoundRobin, Balance::LeastConn, Balance::Hash(Key::Path)]
+    }
+
+    #[test]
+    fn every_policy_shares_evenly_among_equals_and_leaves_the_unfit_out() {
+        let all = endpoints(4);
+        down(&all[2]);
+        for policy in policies() {
+            let counts = counts(&balancer(policy.clone(), 0, &all, &[1; 4]), &all, 3_000);
+
+            assert_eq!(counts[2], 0, "{policy:?}");
+            assert!([0, 1, 3].iter().all(|&n| (900..1_100).contains(&counts[n])), "{policy:?}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn every_policy_heeds_weights_when_nothing_is_in_flight() {
+        let all = endpoints(2);
+        for policy in policies() {
+            let counts = counts(&balancer(policy.clone(), 0, &all, &[3, 1]), &all, 4_000);
+
+            assert!((2_880..3_120).contains(&counts[0]), "{policy:?}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn below_the_panic_threshold_all_count_and_at_it_only_the_fit() {
+        let all = endpoints(4);
+        down(&all[0]);
+        down(&all[1]);
+        for policy in policies() {
+            let calm = counts(&balancer(policy.clone(), 50, &all, &[1; 4]), &all, 1_000);
+            let panic = counts(&balancer(policy.clone(), 51, &all, &[1; 4]), &all, 1_000);
+
+            assert_eq!(calm[..2], [0, 0], "{policy:?}");
+            assert!(panic.iter().all(|&count| count > 150), "{policy:?}: {panic:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_fit_without_panic_and_nobody_at_all_are_told_apart() {
+        let all = endpoints(2);
+        all.iter().for_each(|endpoint| down(endpoint));
+        let mut dice = StdRng::seed_from_u64(7);
+
+        let unfit = balancer(Balance::P2c, 0, &all, &[1; 2]);
+        let empty = balancer(Balance::P2c, 40, &[], &[]);
+
+        assert_eq!(unfit.choose(0, NOW, &mut dice).unwrap_err(), Nobody::AllUnfit);
+        assert_eq!(empty.choose(0, NOW, &mut dice).unwrap_err(), Nobody::Empty);
+    }
+
+    #[test]
+    fn round_robin_goes_strictly_in_turn_and_on_after_a_reload() {
+        let all = endpoints(3);
+        let mut dice = StdRng::seed_from_u64(7);
+        let mut balancer = balancer(Balance::RoundRobin, 0, &all, &[1; 3]);
+
+        let turns: Vec<_> = (0..7)
+            .map(|_| {
+                balancer = Balancer::new(&Balance::RoundRobin, 0, &all, &[1; 3], Some(&balancer));
+                Arc::clone(balancer.choose(0, NOW, &mut dice).unwrap())
+            })
+            .collect();
+
+        assert!(
+            turns.iter().zip(all.iter().cycle()).all(|(chosen, expected)| Arc::ptr_eq(chosen, expected)),
+            "{turns:?}"
+        );
+    }
+
+    #[test]
+    fn least_conn_takes_the_one_with_the_fewest_in_flight_for_its_weight() {
+        let all = endpoints(3);
+        let _busy: Vec<_> = [(0, 2), (1, 3), (2, 1)]
+            .iter()
+            .flat_map(|&(n, times)| (0..times).map(|_| all[n as usize].enter()).collect::<Vec<_>>())
+            .collect();
+
+        assert_eq!(counts(&balancer(Balance::LeastConn, 0, &all, &[1; 3]), &all, 50), [0, 0, 50]);
+        assert_eq!(counts(&balancer(Balance::LeastConn, 0, &all, &[1, 4, 1]), &all, 50), [0, 50, 0]);
+    }
+
+    #[test]
+    fn p2c_avoids_the_busy_and_the_slow_but_not_the_unknown() {
+        let all = endpoints(2);
+        let share_of_first =
+            |endpoints: &[Arc<Endpoint>]| counts(&balancer(Balance::P2c, 0, endpoints, &[1; 2]), endpoints, 1_000)[0];
+        all[0].observe_latency(2_000_000_000, NOW);
+        let beside_unknown = share_of_first(&all);
+        all[1].observe_latency(1_000_000, NOW);
+        let slow = share_of_first(&all);
+        let others = endpoints(2);
+        let _busy: Vec<_> = (0..19).map(|_| others[0].enter()).collect();
+        let busy = share_of_first(&others);
+
+        assert!((400..600).contains(&beside_unknown), "{beside_unknown}");
+        assert!(slow < 10, "{slow}");
+        assert!((20..80).contains(&busy), "{busy}");
+    }
+
+    #[test]
+    fn a_slow_endpoint_is_tried_again_when_its_latency_is_long_ago() {
+        let all = endpoints(2);
+        all[0].observe_latency(2_000_000_000, NOW);
+        let later = NOW + LATENCY_HALF_LIFE * 11;
+        all[1].observe_latency(1_000_000, later);
+
+        let mut dice = StdRng::seed_from_u64(7);
+        let balancer = balancer(Balance::P2c, 0, &all, &[1; 2]);
+        let tried = (0..1_000).filter(|_| Arc::ptr_eq(balancer.choose(0, later, &mut dice).unwrap(), &all[0])).count();
+
+        assert!(tried > 250, "{tried}");
+    }
+
+    #[test]
+    fn a_retry_goes_to_a_fit_one_not_tried_then_to_an_unfit_one_then_nowhere() {
+        let all = endpoints(3);
+        down(&all[2]);
+        let mut dice = StdRng::seed_from_u64(7);
+        for policy in policies() {
+            let balancer = balancer(policy, 0, &all, &[1; 3]);
+            let mut next = |tried: &[usize]| {
+                let tried: Vec<_> = tried.iter().map(|&n| Arc::clone(&all[n])).collect();
+                let next = balancer.another(&tried, 7, NOW, &mut dice);
+                next.map(|next| all.iter().position(|e| Arc::ptr_eq(e, next)).unwrap())
+            };
+
+            assert_eq!(next(&[0]), Some(1));
+            assert_eq!(next(&[0, 1]), Some(2));
+            assert_eq!(next(&[0, 1, 2]), None);
+        }
+    }
+
+    #[test]
+    fn the_only_endpoint_is_tried_again() {
+        let one = endpoints(1);
+        let balancer = balancer(Balance::P2c, 0, &one, &[1]);
+
+        let next = balancer.another(&one, 0, NOW, &mut StdRng::seed_from_u64(7));
+
+        assert!(Arc::ptr_eq(next.unwrap(), &one[0]));
+    }
+
+    #[test]
+    fn the_slow_starting_get_their_growing_share() {
+        let all = endpoints(2);
+        let rules = ProbeRules { up_after: 1, down_after: 1, slow_start: Duration::from_secs(10) };
+        all[0].health.probed(&rules, Err("refused".into()), Timestamp::ZERO);
+        all[0].health.probed(&rules, Ok("200".into()), NOW);
+        let Fitness::Fit(share) = all[0].health.fitness(NOW) else { panic!("it is back") };
+        let expected = f64::from(share) / f64::from(share + 1_000) * 4_000.0;
+        for policy in policies() {
+            let first = f64::from(counts(&balancer(policy.clone(), 0, &all, &[1; 2]), &all, 4_000)[0]);
+
+            assert!((first - expected).abs() < 80.0, "{policy:?}: {first} of {expected}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hash_loses_only_the_keys_of_the_endpoint_that_left(weights in prop::collection::vec(1u32..10, 2..8), gone in 0usize..8, keys in prop::collection::vec(any::<u64>(), 50)) {
+            let all = endpoints(weights.len() as u16);
+            let gone = gone % all.len();
+            let balancer = balancer(Balance::Hash(Key::Path), 0, &all, &weights);
+            let mut dice = StdRng::seed_from_u64(7);
+            let mut ask = || -> Vec<_> { keys.iter().map(|&key| Arc::clone(balancer.choose(key, NOW, &mut dice).unwrap())).collect() };
+
+            let before = ask();
+            down(&all[gone]);
+            let after = ask();
+
+            for (was, is) in before.iter().zip(&after) {
+                prop_assert!(!Arc::ptr_eq(is, &all[gone]));
+                prop_assert!(Arc::ptr_eq(was, &all[gone]) || Arc::ptr_eq(was, is));
+            }
+        }
+
+        #[test]
+        fn a_round_of_weighted_round_robin_is_exact(weights in prop::collection::vec(1u32..30, 1..8)) {
+            let all = endpoints(weights.len() as u16);
+            let unit = weights.iter().fold(0, |unit, &weight| gcd(unit, weight.into())) as u32;
+            let round = weights.iter().sum::<u32>() / unit;
+
+            let counts = counts(&balancer(Balance::RoundRobin, 0, &all, &weights), &all, round);
+
+            prop_assert_eq!(counts, weights.iter().map(|weight| weight / unit).collect::<Vec<_>>());
+        }
+    }
+}

@@ -161,3 +161,114 @@ fn address(text: &str) -> Option<IpAddr> {
         text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|addr| addr.ip())).or_else(|| bracketed(text));
     ip.map(|ip| ip.to_canonical())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::{Asked, from};
+    use super::*;
+
+    fn finder(header: &str) -> ClientFinder {
+        let trusted = ["10.0.0.0/8", "2001:db8:1::/48"].map(|net| net.parse().unwrap()).to_vec();
+        ClientFinder::new(&ClientIp { trusted, header: header.into(), v6_prefix: 64 })
+    }
+
+    fn found(header: &str, peer: &str, lines: &[&str]) -> String {
+        let asked = lines.iter().fold(Asked::get("h", "/"), |asked, line| asked.header(header, line));
+        finder(header).find(&asked.headers, from(peer).peer).to_string()
+    }
+
+    #[test]
+    fn a_peer_that_is_not_trusted_is_the_visitor_whatever_it_says() {
+        assert_eq!(found("x-forwarded-for", "192.0.2.9", &["198.51.100.1"]), "192.0.2.9");
+        assert_eq!(found("forwarded", "192.0.2.9", &["for=198.51.100.1"]), "192.0.2.9");
+    }
+
+    #[test]
+    fn the_nearest_address_that_is_not_a_trusted_proxy_is_the_visitor() {
+        let xff = |lines: &[&str]| found("x-forwarded-for", "10.0.0.1", lines);
+
+        assert_eq!(xff(&["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(xff(&["1.1.1.1, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(xff(&["1.1.1.1, 198.51.100.1", "10.0.0.2,10.0.0.3"]), "198.51.100.1");
+        assert_eq!(xff(&["10.0.0.9, 10.0.0.2"]), "10.0.0.9");
+        assert_eq!(xff(&[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn ports_brackets_and_mapped_addresses_are_understood() {
+        let xff = |line: &str| found("x-forwarded-for", "::ffff:10.0.0.1", &[line]);
+
+        assert_eq!(xff("198.51.100.1:4711"), "198.51.100.1");
+        assert_eq!(xff("[2001:db8::7]:4711"), "2001:db8::7");
+        assert_eq!(xff("[2001:db8::7]"), "2001:db8::7");
+        assert_eq!(xff("2001:db8::7"), "2001:db8::7");
+        assert_eq!(xff("::ffff:198.51.100.1"), "198.51.100.1");
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_the_walk_at_the_last_address_vouched_for() {
+        let xff = |line: &str| found("x-forwarded-for", "10.0.0.1", &[line]);
+
+        for garbage in ["unknown", "_hidden", "", "1.2.3", "1.2.3.4:99999", "[::1", "::1]:80", "[::1]x", "a\u{e9}"] {
+            assert_eq!(xff(garbage), "10.0.0.1", "{garbage}");
+            assert_eq!(xff(&format!("198.51.100.1, {garbage}, 10.0.0.2")), "10.0.0.2", "{garbage}");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_as_rfc_7239_writes_it() {
+        let forwarded = |line: &str| found("forwarded", "10.0.0.1", &[line]);
+
+        assert_eq!(forwarded("for=198.51.100.1;proto=https;by=10.0.0.1"), "198.51.100.1");
+        assert_eq!(forwarded("proto=https; For=\"[2001:db8::7]:4711\", for=10.0.0.2"), "2001:db8::7");
+        assert_eq!(forwarded("for=198.51.100.1, for=unknown"), "10.0.0.1");
+        assert_eq!(forwarded("by=198.51.100.1"), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_header_that_holds_one_address_may_be_named() {
+        assert_eq!(found("cf-connecting-ip", "10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+    }
+
+    #[test]
+    fn a_walk_ends_after_so_many_hops() {
+        let hops = format!("198.51.100.1, {}", vec!["10.0.0.2"; MAX_HOPS].join(", "));
+
+        assert_eq!(found("x-forwarded-for", "10.0.0.1", &[&hops]), "10.0.0.2");
+    }
+
+    #[test]
+    fn a_trusted_peer_is_appended_to_and_any_other_is_replaced() {
+        let asked = Asked::get("shop.example.com", "/")
+            .header("host", "shop.example.com:8080")
+            .header("x-forwarded-for", "198.51.100.1")
+            .header("x-forwarded-proto", "https")
+            .header("x-forwarded-host", "www.example.com")
+            .header("forwarded", "for=198.51.100.1");
+        let told = |peer: &str| {
+            let told = forwarding(&asked.head(), "shop.example.com:8080", &from(peer), &finder("x-forwarded-for"));
+            let host = told.x_forwarded_host.unwrap();
+            [told.x_forwarded_for, told.x_forwarded_proto, host, told.forwarded]
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+
+        assert_eq!(
+            told("10.0.0.1"),
+            [
+                "198.51.100.1, 10.0.0.1",
+                "https",
+                "www.example.com",
+                "for=198.51.100.1, for=10.0.0.1;host=\"shop.example.com:8080\";proto=http",
+            ]
+        );
+        assert_eq!(
+            told("2001:db8::7"),
+            [
+                "2001:db8::7",
+                "http",
+                "shop.example.com:8080",
+                "for=\"[2001:db8::7]\";host=\"shop.example.com:8080\";proto=http",
+            ]
+        );
+    }
+}

@@ -337,3 +337,76 @@ impl fmt::Display for Miss {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use tidegate_model::desired::{Key, ValuePattern, Weight};
+
+    use super::super::testkit::{Asked, desired, from, per_ip, route, split};
+    use super::*;
+
+    fn edge() -> Desired {
+        let forward = |name: &str, pattern: &str, weights: &[Weight]| {
+            let mut route = route(name, pattern);
+            route.action = Action::Forward(split(weights));
+            route
+        };
+        let mut login = forward("login", "shop.example.com /login", &[Weight::Share(1)]);
+        login.matches.methods = vec!["POST".into()];
+        let mut beta = forward("beta-users", "shop.example.com /**", &[Weight::Share(1)]);
+        beta.matches.headers = vec![("x-beta".into(), ValuePattern::Exact("1".into()))];
+        let mut shop = forward("shop", "shop.example.com /**", &[Weight::Share(95), Weight::Share(5)]);
+        shop.limits = vec![0];
+        let Action::Forward(weighted) = &mut shop.action else { unreachable!() };
+        weighted.stick_by = vec![Key::Cookie("uid".into())];
+        let admin = route("admin", "*.internal /**");
+        Desired { limits: vec![per_ip(10)], routes: vec![login, beta, shop, admin], ..desired(&[], &[1, 1]) }
+    }
+
+    fn explained(asked: &Asked) -> String {
+        explain(&edge(), &asked.head(), from("192.0.2.7").peer, true, &mut StdRng::seed_from_u64(7)).to_string()
+    }
+
+    #[test]
+    fn the_winner_its_arm_and_the_nearest_losers_are_told() {
+        insta::assert_snapshot!(explained(&Asked::get("shop.example.com", "/login").header("cookie", "uid=42")), @r"
+        GET shop.example.com/login from 192.0.2.7
+          route    shop
+          because  host shop.example.com, path /**
+          goes     to shop/v1
+          why      recognised by cookie uid
+          limits   per_ip
+        not taken by
+          beta-users  header x-beta is absent or different
+          login       is for method POST
+          admin       is for host *.internal
+        ");
+    }
+
+    #[test]
+    fn a_split_without_a_key_shows_its_shares_and_a_lost_request_its_404() {
+        insta::assert_snapshot!(explained(&Asked::get("shop.example.com", "/cart").header("x-beta", "2")), @r"
+        GET shop.example.com/cart from 192.0.2.7
+          route    shop
+          because  host shop.example.com, path /**
+          goes     to one of its arms
+          why      spread evenly: shop/v1 95.0%, shop/v2 5.0%
+          limits   per_ip
+        not taken by
+          beta-users  header x-beta is absent or different
+          login       is for path /login
+          admin       is for host *.internal
+        ");
+        insta::assert_snapshot!(explained(&Asked::get("other.example.com", "/")), @r"
+        GET other.example.com/ from 192.0.2.7
+          no route takes it: 404
+        not taken by
+          login       is for host shop.example.com
+          beta-users  is for host shop.example.com
+          shop        is for host shop.example.com
+          admin       is for host *.internal
+        ");
+    }
+}

@@ -22,6 +22,8 @@ pub mod ready;
 pub mod route;
 pub mod split;
 mod target;
+#[cfg(test)]
+mod testkit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -320,4 +322,316 @@ fn take_tokens<'a>(
         }
     }
     Ok(answer::rate_limit_headers(&taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use tidegate_model::desired::{
+        Access, Cors, Desired, Eject, IssueCookie, Methods, OverCap, PathRewrite, Redirect, Shadow, Weight,
+    };
+
+    use super::testkit::{Asked, desired, from, per_ip, route};
+    use super::*;
+    use crate::compile::{Material, compile};
+    use crate::record::Metrics;
+
+    const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000);
+
+    fn snapshot(desired: Desired) -> Snapshot {
+        compile(Arc::new(desired), None, &Material::default(), &Metrics::new())
+    }
+
+    fn shop() -> Desired {
+        desired(&[Weight::Share(1)], &[2])
+    }
+
+    fn ask(snapshot: &Snapshot, asked: &Asked) -> Decision {
+        decide(&asked.head(), &from("192.0.2.7"), snapshot, NOW, &mut StdRng::seed_from_u64(7))
+    }
+
+    fn answer(decision: Decision) -> Answer {
+        match decision {
+            Decision::Answer(answer) => *answer,
+            Decision::Forward(plan) => panic!("forwarded to {:?}", plan.endpoint),
+        }
+    }
+
+    fn plan(decision: Decision) -> Plan {
+        match decision {
+            Decision::Forward(plan) => *plan,
+            Decision::Answer(answer) => panic!("answered {answer:?}"),
+        }
+    }
+
+    fn line<'a>(headers: &'a HeaderLines, name: &str) -> Option<&'a str> {
+        headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_str().unwrap())
+    }
+
+    fn get() -> Asked {
+        Asked::get("shop.example.com", "/a")
+    }
+
+    #[test]
+    fn a_request_is_planned_to_an_endpoint_of_its_arm() {
+        let snapshot = snapshot(shop());
+
+        let plan = plan(ask(&snapshot, &get()));
+
+        assert_eq!((plan.route, plan.arm, plan.target), (0, 0, None));
+        assert_eq!(plan.client.to_string(), "192.0.2.7");
+        assert!(plan.answer_headers.is_empty() && plan.copies.is_empty());
+    }
+
+    #[test]
+    fn a_retry_goes_to_the_endpoint_that_has_not_failed() {
+        let snapshot = snapshot(shop());
+        let plan = plan(ask(&snapshot, &get()));
+        let tried = [Arc::clone(&plan.endpoint)];
+
+        let next = next_endpoint(&plan, &tried, &snapshot, NOW, &mut StdRng::seed_from_u64(7)).unwrap();
+
+        assert!(!Arc::ptr_eq(&next, &plan.endpoint));
+    }
+
+    #[test]
+    fn what_no_route_takes_is_404_and_an_empty_version_is_503() {
+        let empty = snapshot(desired(&[Weight::Share(1)], &[0]));
+
+        let lost = answer(ask(&snapshot(Desired::default()), &get()));
+        let nobody = answer(ask(&empty, &get()));
+
+        assert_eq!((lost.status, lost.reason, lost.route), (404, Reason::NoRoute, None));
+        assert_eq!((nobody.status, nobody.reason, nobody.route), (503, Reason::NoEndpoint, Some(0)));
+    }
+
+    #[test]
+    fn all_endpoints_down_are_used_in_panic_and_else_answered_503() {
+        let all_down = |panic_percent: u8| {
+            let mut desired = shop();
+            desired.services[0].eject = Some(Eject { panic_percent, ..Eject::default() });
+            let snapshot = snapshot(desired);
+            let rules = crate::health::ProbeRules { up_after: 1, down_after: 1, slow_start: Duration::ZERO };
+            for endpoint in &snapshot.services[0].versions[0].endpoints {
+                endpoint.health.probed(&rules, Err("refused".into()), NOW);
+            }
+            ask(&snapshot, &get())
+        };
+
+        plan(all_down(40));
+        let refused = answer(all_down(0));
+
+        assert_eq!((refused.status, refused.reason), (503, Reason::AllUnfit));
+    }
+
+    #[test]
+    fn access_lists_refuse_globally_and_by_route() {
+        let deny = || Access { deny: vec!["192.0.2.0/24".parse().unwrap()], ..Access::default() };
+        let mut by_route = shop();
+        by_route.routes[0].access = deny();
+
+        let global = answer(ask(&snapshot(Desired { access: deny(), ..shop() }), &get()));
+        let route = answer(ask(&snapshot(by_route), &get()));
+
+        assert_eq!((global.status, global.reason, global.route), (403, Reason::Denied, None));
+        assert_eq!((route.status, route.reason, route.route), (403, Reason::Denied, Some(0)));
+    }
+
+    #[test]
+    fn a_limit_tells_what_is_left_and_refuses_with_retry_after() {
+        let mut desired = Desired { limits: vec![per_ip(2)], ..shop() };
+        desired.routes[0].limits = vec![0];
+        let snapshot = snapshot(desired);
+
+        let first = plan(ask(&snapshot, &get()));
+        plan(ask(&snapshot, &get()));
+        let refused = answer(ask(&snapshot, &get()));
+
+        assert_eq!(line(&first.answer_headers, "ratelimit"), Some("\"per_ip\";r=1;t=1"));
+        assert_eq!(line(&first.answer_headers, "ratelimit-policy"), Some("\"per_ip\";q=50;w=1"));
+        assert_eq!((refused.status, refused.reason), (429, Reason::Limited));
+        assert_eq!(line(&refused.headers, "retry-after"), Some("1"));
+        assert_eq!(line(&refused.headers, "ratelimit"), Some("\"per_ip\";r=0;t=1"));
+        assert_eq!(line(&refused.headers, "ratelimit-policy"), Some("\"per_ip\";q=50;w=1"));
+    }
+
+    #[test]
+    fn a_later_limit_that_refuses_leaves_the_earlier_ones_tokens() {
+        let narrow = tidegate_model::desired::Limit { name: "narrow".into(), ..per_ip(1) };
+        let mut desired = Desired { limits: vec![per_ip(9), narrow], ..shop() };
+        desired.routes[0].limits = vec![0, 1];
+        desired.routes.push(route("wide", "- /wide"));
+        desired.routes[1].limits = vec![0];
+        let snapshot = snapshot(desired);
+
+        let both = plan(ask(&snapshot, &get()));
+        for _ in 0..5 {
+            answer(ask(&snapshot, &get()));
+        }
+        let wide = answer(ask(&snapshot, &Asked::get("h", "/wide")));
+
+        assert_eq!(line(&both.answer_headers, "ratelimit"), Some("\"per_ip\";r=8;t=1, \"narrow\";r=0;t=1"));
+        assert_eq!(line(&both.answer_headers, "ratelimit-policy"), Some("\"per_ip\";q=50;w=1, \"narrow\";q=50;w=1"));
+        assert_eq!(line(&wide.headers, "ratelimit"), Some("\"per_ip\";r=7;t=1"));
+    }
+
+    #[test]
+    fn a_declared_body_beyond_the_bound_is_413() {
+        let mut desired = shop();
+        desired.routes[0].max_body = Some(10);
+        let snapshot = snapshot(desired);
+        let with_length = |length| Asked { content_length: Some(length), ..get() };
+
+        plan(ask(&snapshot, &with_length(10)));
+        let refused = answer(ask(&snapshot, &with_length(11)));
+
+        assert_eq!((refused.status, refused.reason), (413, Reason::BodyTooLarge));
+    }
+
+    #[test]
+    fn a_redirect_listener_sends_everything_to_tls() {
+        let snapshot = snapshot(shop());
+        let connection = Connection { redirect_to: Some(8443), ..from("192.0.2.7") };
+        let dice = &mut StdRng::seed_from_u64(7);
+
+        let moved = answer(decide(&get().query("q").head(), &connection, &snapshot, NOW, dice));
+        let posted = answer(decide(&get().method("POST").head(), &connection, &snapshot, NOW, dice));
+        let nameless = answer(decide(&Asked::get("", "/").head(), &connection, &snapshot, NOW, dice));
+
+        assert_eq!((moved.status, line(&moved.headers, "location")), (301, Some("https://shop.example.com:8443/a?q")));
+        assert_eq!((posted.status, nameless.status), (308, 400));
+    }
+
+    #[test]
+    fn routes_may_redirect_answer_and_rewrite() {
+        let mut desired = shop();
+        desired.routes.push(route("fixed", "- /fixed"));
+        desired.routes.push(route("old", "- /old/**"));
+        let path = Some(PathRewrite::Prefix("/new".into()));
+        desired.routes[2].action =
+            Action::Redirect(Redirect { scheme: None, host: None, port: None, path, status: 302 });
+        desired.routes[0].rewrite.path = Some(PathRewrite::Prefix("/v2".into()));
+        let snapshot = snapshot(desired);
+
+        let fixed = answer(ask(&snapshot, &Asked::get("h", "/fixed")));
+        let moved = answer(ask(&snapshot, &Asked::get("h", "/old/x")));
+        let rewritten = plan(ask(&snapshot, &get().query("q=1")));
+
+        assert_eq!((fixed.status, fixed.reason, &fixed.body[..]), (200, Reason::Fixed, &b"hi"[..]));
+        assert_eq!((moved.status, line(&moved.headers, "location")), (302, Some("http://h:8080/new/x")));
+        assert_eq!(rewritten.target.as_deref(), Some("/v2/a?q=1"));
+    }
+
+    #[test]
+    fn the_issued_cookie_travels_on_the_plan() {
+        let mut desired = desired(&[Weight::Share(1), Weight::Share(1)], &[1, 1]);
+        let Action::Forward(split) = &mut desired.routes[0].action else { unreachable!() };
+        split.issue = Some(IssueCookie { name: "tg".into(), max_age: Duration::from_secs(60) });
+
+        let plan = plan(ask(&snapshot(desired), &get()));
+
+        let cookie = line(&plan.answer_headers, "set-cookie").unwrap();
+        assert!(cookie.contains(&format!("~shop/v{};", plan.arm + 1)), "{cookie}");
+    }
+
+    fn with_cors(origins: &[&str], credentials: bool) -> Snapshot {
+        let list = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        let mut desired = shop();
+        desired.routes[0].matches.methods = vec!["POST".into()];
+        desired.routes[0].cors = Some(Cors {
+            origins: list(origins),
+            methods: list(&["*"]),
+            headers: list(&["x-a", "x-b"]),
+            expose: list(&["x-c"]),
+            credentials,
+            max_age: Some(Duration::from_secs(600)),
+        });
+        snapshot(desired)
+    }
+
+    fn preflight(origin: &str) -> Asked {
+        get().method("OPTIONS").header("origin", origin).header("access-control-request-method", "POST")
+    }
+
+    #[test]
+    fn a_preflight_is_answered_for_the_route_that_the_announced_request_takes() {
+        let snapshot = with_cors(&["https://*.example.com"], true);
+
+        let answer = answer(ask(&snapshot, &preflight("https://www.example.com")));
+
+        assert_eq!((answer.status, answer.reason, answer.route), (204, Reason::Preflight, Some(0)));
+        assert_eq!(line(&answer.headers, "access-control-allow-origin"), Some("https://www.example.com"));
+        assert_eq!(line(&answer.headers, "access-control-allow-methods"), Some("POST"));
+        assert_eq!(line(&answer.headers, "access-control-allow-headers"), Some("x-a, x-b"));
+        assert_eq!(line(&answer.headers, "access-control-allow-credentials"), Some("true"));
+        assert_eq!(line(&answer.headers, "access-control-max-age"), Some("600"));
+        assert!(line(&answer.headers, "vary").unwrap().contains("origin"));
+    }
+
+    #[test]
+    fn an_origin_that_is_not_allowed_gets_no_cors_header() {
+        let snapshot = with_cors(&["https://*.example.com", "https://shop.test"], false);
+        for origin in [
+            "https://example.com",
+            "http://www.example.com",
+            "https://evil.test",
+            "https://evil.test#.example.com",
+            "null",
+        ] {
+            let preflight = answer(ask(&snapshot, &preflight(origin)));
+            let actual = plan(ask(&snapshot, &get().method("POST").header("origin", origin)));
+
+            assert!(line(&preflight.headers, "access-control-allow-origin").is_none(), "{origin}");
+            assert!(line(&actual.answer_headers, "access-control-allow-origin").is_none(), "{origin}");
+            assert_eq!(line(&actual.answer_headers, "vary"), Some("origin"));
+        }
+    }
+
+    #[test]
+    fn actual_answers_are_opened_to_the_origin_and_to_all_with_a_star() {
+        let one = plan(ask(
+            &with_cors(&["https://shop.test"], true),
+            &get().method("POST").header("origin", "https://shop.test"),
+        ));
+        let all = plan(ask(&with_cors(&["*"], false), &get().method("POST").header("origin", "https://shop.test")));
+
+        assert_eq!(line(&one.answer_headers, "access-control-allow-origin"), Some("https://shop.test"));
+        assert_eq!(line(&one.answer_headers, "access-control-expose-headers"), Some("x-c"));
+        assert_eq!(line(&all.answer_headers, "access-control-allow-origin"), Some("*"));
+        assert_eq!(line(&all.answer_headers, "vary"), None);
+    }
+
+    #[test]
+    fn copies_follow_the_sample_and_the_methods() {
+        let shadow = |sample, methods| Shadow {
+            to: VersionRef { service: 0, version: 0 },
+            sample,
+            max_body: 0,
+            over: OverCap::Skip,
+            max_in_flight: 1,
+            timeout: Duration::from_secs(1),
+            methods,
+            mark: Default::default(),
+            compare: None,
+        };
+        let mut desired = shop();
+        desired.routes[0].shadows =
+            vec![shadow(25_000, Methods::Any), shadow(1_000, Methods::Safe), shadow(0, Methods::Any)];
+        let snapshot = snapshot(desired);
+        let mut dice = StdRng::seed_from_u64(7);
+        let mut counts = [0, 0, 0, 0];
+        for (turn, method) in ["GET", "POST"].into_iter().cycle().take(20_000).enumerate() {
+            let plan = plan(decide(&get().method(method).head(), &from("192.0.2.7"), &snapshot, NOW, &mut dice));
+            for (shadow, times) in plan.copies {
+                counts[shadow + usize::from(shadow == 1 && turn % 2 == 1) * 2] += times;
+            }
+        }
+
+        assert!((49_500..50_500).contains(&counts[0]), "{counts:?}");
+        assert!((900..1_100).contains(&counts[1]), "{counts:?}");
+        assert_eq!(counts[2..], [0, 0], "{counts:?}");
+    }
 }

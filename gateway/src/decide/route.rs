@@ -293,3 +293,229 @@ impl Hasher for Xxh3 {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+
+    use super::super::explain::{host_fits, path_fits, specificity};
+    use super::super::testkit::{Asked, route};
+    use super::*;
+
+    fn winner(routes: &[Route], asked: &Asked) -> Option<String> {
+        Router::build(routes).find(&asked.head()).map(|index| routes[index].name.clone())
+    }
+
+    /// Routes named by their own matcher: `host path`, `-` for any host.
+    fn table(lines: &[&str]) -> Vec<Route> {
+        lines.iter().map(|line| route(line, line)).collect()
+    }
+
+    #[test]
+    fn hosts_go_exact_then_longest_wildcard_then_any() {
+        let routes = table(&["- /**", "*.example.com /**", "*.shop.example.com /**", "a.shop.example.com /**"]);
+        let to = |host: &str| winner(&routes, &Asked::get(host, "/")).unwrap();
+
+        assert_eq!(to("a.shop.example.com"), "a.shop.example.com /**");
+        assert_eq!(to("a.shop.example.com."), "a.shop.example.com /**");
+        assert_eq!(to("b.shop.example.com"), "*.shop.example.com /**");
+        assert_eq!(to("x.y.shop.example.com"), "*.shop.example.com /**");
+        assert_eq!(to("shop.example.com"), "*.example.com /**");
+        assert_eq!(to("example.com"), "- /**");
+        assert_eq!(to("badexample.com"), "- /**");
+        assert_eq!(to(""), "- /**");
+    }
+
+    #[test]
+    fn a_host_whose_routes_refuse_hands_over_to_the_next_less_specific() {
+        let routes = table(&["a.example.com /only", "*.example.com /wild/**", "- /**"]);
+
+        assert_eq!(winner(&routes, &Asked::get("a.example.com", "/only")).unwrap(), "a.example.com /only");
+        assert_eq!(winner(&routes, &Asked::get("a.example.com", "/wild/x")).unwrap(), "*.example.com /wild/**");
+        assert_eq!(winner(&routes, &Asked::get("a.example.com", "/else")).unwrap(), "- /**");
+    }
+
+    #[test]
+    fn paths_go_exact_then_regex_then_longest_prefix() {
+        let routes = table(&["- /**", "- /shop/**", "- /shop/cart/**", "- ~^/shop/item-[0-9]+$", "- /shop/item-1"]);
+        let to = |path: &str| winner(&routes, &Asked::get("h", path)).unwrap();
+
+        assert_eq!(to("/shop/item-1"), "- /shop/item-1");
+        assert_eq!(to("/shop/item-2"), "- ~^/shop/item-[0-9]+$");
+        assert_eq!(to("/shop/item-x"), "- /shop/**");
+        assert_eq!(to("/shop/cart"), "- /shop/cart/**");
+        assert_eq!(to("/shop/cart/1/2"), "- /shop/cart/**");
+        assert_eq!(to("/shop/cartoon"), "- /shop/**");
+        assert_eq!(to("/"), "- /**");
+        assert_eq!(to("*"), "- /**");
+    }
+
+    #[test]
+    fn a_prefix_ends_on_a_segment_border() {
+        let routes = table(&["- /shop/**"]);
+        let taken = |path: &str| winner(&routes, &Asked::get("h", path)).is_some();
+
+        assert!(taken("/shop") && taken("/shop/") && taken("/shop/x") && taken("/shop//x"));
+        assert!(!taken("/shopping") && !taken("/sho") && !taken("/") && !taken("//shop") && !taken("/Shop"));
+    }
+
+    #[test]
+    fn ties_go_to_method_then_headers_then_query_then_cookies_then_the_file() {
+        let with = |name: &str, f: &dyn Fn(&mut Matches)| {
+            let mut route = route(name, "- /**");
+            f(&mut route.matches);
+            route
+        };
+        let present = |names: &[&str]| names.iter().map(|n| (n.to_string(), ValuePattern::Present)).collect::<Vec<_>>();
+        let routes = [
+            with("plain", &|_| {}),
+            with("plain again", &|_| {}),
+            with("cookie", &|m| m.cookies = present(&["c", "d"])),
+            with("query", &|m| m.query = present(&["q"])),
+            with("one header", &|m| m.headers = present(&["x-a"])),
+            with("two headers", &|m| m.headers = present(&["x-a", "x-b"])),
+            with("method", &|m| m.methods = vec!["POST".into()]),
+        ];
+        let all = Asked::get("h", "/").query("q=1").header("x-a", "1").header("x-b", "1").header("cookie", "c=1; d=2");
+        let order = [
+            all.clone().method("POST"),
+            all.clone(),
+            all.clone().without("x-b"),
+            all.clone().without("x-b").without("x-a"),
+        ];
+
+        let winners = order.map(|asked| winner(&routes, &asked).unwrap());
+
+        assert_eq!(winners, ["method", "two headers", "one header", "query"]);
+        assert_eq!(winner(&routes, &Asked::get("h", "/").header("cookie", "d=1;c=1")).unwrap(), "cookie");
+        assert_eq!(winner(&routes, &Asked::get("h", "/")).unwrap(), "plain");
+    }
+
+    #[test]
+    fn conditions_look_at_any_header_line_and_at_the_first_parameter() {
+        let mut routes = [route("beta", "- /**")];
+        routes[0].matches.headers = vec![("x-beta".into(), ValuePattern::Exact("1".into()))];
+        routes[0].matches.query = vec![("v".into(), ValuePattern::Regex("^[0-9]+$".into()))];
+        let taken = |asked: Asked| winner(&routes, &asked).is_some();
+        let beta = || Asked::get("h", "/").header("x-beta", "0").header("x-beta", "1");
+
+        assert!(taken(beta().query("v=12")));
+        assert!(taken(beta().query("v=%31%32&v=x")));
+        assert!(!taken(beta().query("v=x&v=12")));
+        assert!(!taken(beta()));
+        assert!(!taken(Asked::get("h", "/").query("v=1").header("x-beta", "0, 1")));
+    }
+
+    #[test]
+    fn what_a_regex_must_begin_with_is_taken_only_where_that_is_plain() {
+        assert_eq!(leading_literal("^/item/[0-9]+$"), "/item/");
+        assert_eq!(leading_literal("^/ab?c"), "/a");
+        assert_eq!(leading_literal("^/a|/b"), "");
+        assert_eq!(leading_literal("^/a.b"), "/a");
+        assert_eq!(leading_literal("/a"), "");
+        assert_eq!(leading_literal("^(?i)/a"), "");
+        assert_eq!(leading_literal("^*"), "");
+    }
+
+    /// All routes in order of precedence, asked one after the other: what the index must agree with.
+    fn reference(routes: &[Route], asked: &Asked) -> Option<usize> {
+        let head = asked.head();
+        let path_rank = |pattern: &PathPattern| match pattern {
+            PathPattern::Exact(_) => (2, 0),
+            PathPattern::Regex(_) => (1, 0),
+            PathPattern::Prefix(prefix) => (0, prefix.len()),
+        };
+        let value_fits = |pattern: &ValuePattern, value: &str| match pattern {
+            ValuePattern::Exact(exact) => exact == value,
+            ValuePattern::Regex(regex) => Regex::new(regex).unwrap().is_match(value),
+            ValuePattern::Present => true,
+        };
+        let header_fits = |name: &str, pattern: &ValuePattern| {
+            asked.headers.get_all(name).iter().any(|line| value_fits(pattern, line.to_str().unwrap()))
+        };
+        let mut fitting: Vec<_> = (0..routes.len())
+            .filter_map(|index| {
+                let m = &routes[index].matches;
+                let host = m
+                    .hosts
+                    .iter()
+                    .filter(|h| host_fits(h, head.host.strip_suffix('.').unwrap_or(head.host)))
+                    .map(specificity)
+                    .max();
+                let host = if m.hosts.is_empty() { Some((false, 0)) } else { host };
+                let fits = path_fits(&m.path, head.path)
+                    && (m.methods.is_empty() || m.methods.iter().any(|name| name == head.method.as_str()))
+                    && m.headers.iter().all(|(name, pattern)| header_fits(name, pattern));
+                host.filter(|_| fits).map(|host| (host, path_rank(&m.path), conditions(m), std::cmp::Reverse(index)))
+            })
+            .collect();
+        fitting.sort();
+        fitting.last().map(|found| found.3.0)
+    }
+
+    fn any_route() -> impl Strategy<Value = Route> {
+        let hosts = subsequence(vec!["a.x.y", "b.a.x.y", "*.x.y", "*.a.x.y", "*.y", "x.y"], 0..3);
+        let path = select(vec![
+            "/**",
+            "/a/**",
+            "/a/b/**",
+            "/ab/**",
+            "/",
+            "/a",
+            "/a/b",
+            "/a/",
+            "~^/a",
+            "~b$",
+            "~^/a/?b?$",
+            "~^/ab?$",
+        ]);
+        let methods = subsequence(vec!["GET", "POST"], 0..=2);
+        let headers = subsequence(
+            vec![
+                ("x-a", ValuePattern::Exact("1".into())),
+                ("x-b", ValuePattern::Present),
+                ("x-a", ValuePattern::Regex("^[12]$".into())),
+            ],
+            0..=3,
+        );
+        (hosts, path, methods, headers).prop_map(|(hosts, path, methods, headers)| {
+            let mut one = route("r", &format!("- {path}"));
+            one.matches.hosts = hosts.iter().flat_map(|host| route("h", &format!("{host} /")).matches.hosts).collect();
+            one.matches.methods = methods.into_iter().map(String::from).collect();
+            one.matches.headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
+            one
+        })
+    }
+
+    fn any_request() -> impl Strategy<Value = Asked> {
+        let host = select(vec!["a.x.y", "b.a.x.y", "c.b.a.x.y", "x.y", "y", "z", ""]);
+        let path = select(vec!["/", "/a", "/a/", "/a/b", "/a/b/c", "/ab", "/abc", "/b", "*", "//a"]);
+        let header = || prop::option::of(select(vec!["1", "2", "3", ""]));
+        (host, path, select(vec!["GET", "POST", "PUT"]), header(), header()).prop_map(|(host, path, method, a, b)| {
+            let mut headers = HeaderMap::new();
+            headers.extend(a.map(|a| (HeaderName::from_static("x-a"), HeaderValue::from_static(a))));
+            headers.extend(b.map(|b| (HeaderName::from_static("x-b"), HeaderValue::from_static(b))));
+            Asked { headers, ..Asked::get(host, path).method(method) }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #[test]
+        fn the_index_agrees_with_asking_every_route_in_order_of_precedence(
+            routes in prop::collection::vec(any_route(), 0..24), asked in any_request(),
+        ) {
+            prop_assert_eq!(Router::build(&routes).find(&asked.head()), reference(&routes, &asked));
+        }
+
+        #[test]
+        fn any_path_and_host_at_all_can_be_looked_up(host in "\\PC*", path in "\\PC*", query in "\\PC*") {
+            let routes = table(&["*.a /a/**", "- ~^/a", "- /b"]);
+            let asked = Asked::get(&host, &path).query(&query);
+
+            prop_assert_eq!(Router::build(&routes).find(&asked.head()), reference(&routes, &asked));
+        }
+    }
+}

@@ -176,3 +176,160 @@ fn cookie_safe(label: &str) -> String {
     }
     safe
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use tidegate_model::desired::{IssueCookie, Key};
+
+    use super::super::testkit::{Asked, split};
+    use super::*;
+
+    fn splitter(split: &Split) -> Splitter {
+        let labels: Vec<Arc<str>> = (1..=split.arms.len()).map(|n| format!("shop/v{n}").into()).collect();
+        Splitter::new(split, &labels, None)
+    }
+
+    fn issuing(weights: &[Weight]) -> Split {
+        let issue = IssueCookie { name: "tg".into(), max_age: Duration::from_secs(3_600) };
+        Split { issue: Some(issue), ..split(weights) }
+    }
+
+    fn visitor() -> Network {
+        Network::of([192, 0, 2, 7].into(), 64)
+    }
+
+    fn choose(splitter: &Splitter, asked: &Asked) -> Chosen {
+        splitter.choose(&asked.head(), visitor(), false, &mut StdRng::seed_from_u64(7))
+    }
+
+    fn with_cookie(cookie: &str) -> Asked {
+        Asked::get("h", "/").header("cookie", cookie)
+    }
+
+    #[test]
+    fn without_a_key_95_to_5_is_met_within_five_hundredths_of_a_point() {
+        let splitter = splitter(&split(&[Weight::Share(95), Weight::Share(5)]));
+
+        let second = (0..100_000).filter(|_| choose(&splitter, &Asked::get("h", "/")).arm == 1).count();
+
+        assert!((4_950..=5_050).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn the_rotation_goes_on_after_a_reload() {
+        let spec = split(&[Weight::Share(1), Weight::Share(1)]);
+        let labels: Vec<Arc<str>> = vec!["a".into(), "b".into()];
+        let never_reloaded = Splitter::new(&spec, &labels, None);
+        let mut reloaded = Splitter::new(&spec, &labels, None);
+
+        let same = (0..100).all(|_| {
+            reloaded = Splitter::new(&spec, &labels, Some(&reloaded));
+            choose(&reloaded, &Asked::get("h", "/")).arm == choose(&never_reloaded, &Asked::get("h", "/")).arm
+        });
+
+        assert!(same);
+    }
+
+    #[test]
+    fn the_first_key_that_is_present_and_not_empty_decides() {
+        let stick_by = vec![Key::Cookie("uid".into()), Key::Header("x-user".into()), Key::ClientIp];
+        let splitter = splitter(&Split { stick_by, ..split(&[Weight::Share(50), Weight::Share(50)]) });
+
+        let by = |asked: Asked| choose(&splitter, &asked).why;
+
+        assert_eq!(by(with_cookie("uid=1").header("x-user", "2")), Why::Stuck(0));
+        assert_eq!(by(with_cookie("uid=").header("x-user", "2")), Why::Stuck(1));
+        assert_eq!(by(Asked::get("h", "/").header("x-user", "")), Why::Stuck(2));
+        let arms = |asked: &Asked| (0..10).map(|_| choose(&splitter, asked).arm).collect::<Vec<_>>();
+        assert!((0..50).all(|n| arms(&with_cookie(&format!("uid={n}"))).windows(2).all(|two| two[0] == two[1])));
+    }
+
+    #[test]
+    fn an_issued_cookie_is_set_once_and_brings_its_holder_back_to_the_same_arm() {
+        let splitter = splitter(&issuing(&[Weight::Share(50), Weight::Share(50)]));
+
+        let first = choose(&splitter, &Asked::get("h", "/"));
+        let line = first.set_cookie.as_ref().unwrap().to_str().unwrap();
+        let again = choose(&splitter, &with_cookie(line.split(';').next().unwrap()));
+
+        assert_eq!(first.why, Why::Issued);
+        assert!(line.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"), "{line}");
+        assert_eq!(again, Chosen { arm: first.arm, why: Why::Issued, set_cookie: None });
+    }
+
+    #[test]
+    fn a_cookie_issued_over_tls_is_secure() {
+        let splitter = splitter(&issuing(&[Weight::Share(1), Weight::Share(1)]));
+
+        let chosen = splitter.choose(&Asked::get("h", "/").head(), visitor(), true, &mut StdRng::seed_from_u64(7));
+
+        assert!(chosen.set_cookie.unwrap().to_str().unwrap().ends_with("; Secure"));
+    }
+
+    #[test]
+    fn a_drained_arm_keeps_its_holders_and_one_that_is_off_loses_them() {
+        let holder = with_cookie("tg=0123456789abcdef~shop/v2");
+
+        let drained = choose(&splitter(&issuing(&[Weight::Share(1), Weight::Drain])), &holder);
+        let off = choose(&splitter(&issuing(&[Weight::Share(1), Weight::Off])), &holder);
+
+        assert_eq!(drained, Chosen { arm: 1, why: Why::Drained, set_cookie: None });
+        assert_eq!(off.arm, 0);
+        assert!(off.set_cookie.unwrap().to_str().unwrap().starts_with("tg=0123456789abcdef~shop/v1;"));
+    }
+
+    #[test]
+    fn nobody_new_reaches_a_drained_arm() {
+        let sticky = Split {
+            stick_by: vec![Key::Cookie("uid".into())],
+            ..issuing(&[Weight::Share(1), Weight::Drain, Weight::Off])
+        };
+        let splitter = splitter(&sticky);
+
+        assert!((0..200).all(|n| choose(&splitter, &with_cookie(&format!("uid={n}"))).arm == 0));
+        assert_eq!(choose(&splitter, &Asked::get("h", "/")).arm, 0);
+    }
+
+    #[test]
+    fn a_cookie_that_is_not_ours_is_replaced() {
+        let splitter = splitter(&issuing(&[Weight::Share(1), Weight::Drain]));
+        let long = "a".repeat(65);
+        for value in [
+            "",
+            "~",
+            "~shop/v2",
+            "0123456789abcde~shop/v2",
+            "0123456789ABCDEF~shop/v2",
+            "x",
+            &format!("{long}~shop/v2"),
+        ] {
+            let chosen = choose(&splitter, &with_cookie(&format!("tg={value}")));
+
+            assert_eq!(chosen.arm, 0, "{value}");
+            assert!(
+                chosen.set_cookie.is_some_and(|line| !line.to_str().unwrap().contains(value) || value.len() < 2),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn raising_an_arm_moves_holders_only_onto_it_and_tells_them() {
+        let before = splitter(&issuing(&[Weight::Share(95), Weight::Share(5)]));
+        let after = splitter(&issuing(&[Weight::Share(80), Weight::Share(20)]));
+        for n in 0..2_000u64 {
+            let id = format!("{:016x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let was = choose(&before, &with_cookie(&format!("tg={id}~shop/v1"))).arm;
+            let holder = with_cookie(&format!("tg={id}~shop/v{}", was + 1));
+
+            let now = choose(&after, &holder);
+
+            assert!(now.arm == was || now.arm == 1, "{id}: {was} -> {}", now.arm);
+            assert_eq!(now.set_cookie.is_some(), now.arm != was);
+        }
+    }
+}

@@ -87,3 +87,76 @@ fn with_query(mut text: String, query: Option<&str>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::{Asked, route};
+    use super::*;
+
+    fn rewritten_to(prefix: &str, to: &str, path: &str) -> String {
+        let matched = route("r", &format!("- {prefix}/**")).matches.path;
+        rewrite(&PathRewrite::Prefix(to.into()), &Asked::get("h", path).query("q=1").head(), &matched)
+    }
+
+    /// The table of Gateway API's ReplacePrefixMatch.
+    #[test]
+    fn a_prefix_is_replaced_with_or_without_trailing_slashes() {
+        for (to, path, expected) in [
+            ("/xyz", "/foo/bar", "/xyz/bar?q=1"),
+            ("/xyz/", "/foo/bar", "/xyz/bar?q=1"),
+            ("/xyz", "/foo/", "/xyz/?q=1"),
+            ("/xyz", "/foo", "/xyz?q=1"),
+            ("/xyz/", "/foo/", "/xyz/?q=1"),
+            ("/", "/foo/bar", "/bar?q=1"),
+            ("/", "/foo/", "/?q=1"),
+            ("/", "/foo", "/?q=1"),
+            ("", "/foo/bar", "/bar?q=1"),
+            ("", "/foo", "/?q=1"),
+        ] {
+            assert_eq!(rewritten_to("/foo", to, path), expected, "{path} by {to:?}");
+        }
+        assert_eq!(rewritten_to("", "/v2", "/foo"), "/v2/foo?q=1");
+        assert_eq!(rewritten_to("", "/v2", "/"), "/v2/?q=1");
+    }
+
+    #[test]
+    fn the_whole_path_is_replaced_where_no_prefix_was_matched() {
+        let head = Asked::get("h", "/foo");
+
+        for rewrite_to in [PathRewrite::Full("/new".into()), PathRewrite::Prefix("/new".into())] {
+            assert_eq!(rewrite(&rewrite_to, &head.head(), &PathPattern::Exact("/foo".into())), "/new");
+        }
+    }
+
+    fn location_of(redirect: &Redirect, https: bool, port: u16) -> String {
+        let asked = Asked::get("shop.example.com", "/a/b").query("q=1");
+        location(redirect, &asked.head(), &PathPattern::Prefix("/a".into()), https, port)
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_does_not_name() {
+        let keep = Redirect { scheme: None, host: None, port: None, path: None, status: 302 };
+        let scheme = |scheme: &str| Some(scheme.to_owned());
+
+        assert_eq!(location_of(&keep, false, 80), "http://shop.example.com/a/b?q=1");
+        assert_eq!(location_of(&keep, false, 8080), "http://shop.example.com:8080/a/b?q=1");
+        assert_eq!(location_of(&keep, true, 443), "https://shop.example.com/a/b?q=1");
+        let https = Redirect { scheme: scheme("https"), ..keep.clone() };
+        assert_eq!(location_of(&https, false, 8080), "https://shop.example.com/a/b?q=1");
+        let port = Redirect { scheme: scheme("https"), port: Some(8443), ..keep.clone() };
+        assert_eq!(location_of(&port, false, 8080), "https://shop.example.com:8443/a/b?q=1");
+        let host =
+            Redirect { host: Some("www.example.com".into()), path: Some(PathRewrite::Prefix("/z".into())), ..keep };
+        assert_eq!(location_of(&host, true, 443), "https://www.example.com/z/b?q=1");
+    }
+
+    #[test]
+    fn the_redirect_to_tls_keeps_host_path_and_query_and_needs_a_host() {
+        let asked = Asked::get("shop.example.com", "/a").query("q=1");
+
+        assert_eq!(to_tls(&asked.head(), 443).unwrap(), "https://shop.example.com/a?q=1");
+        assert_eq!(to_tls(&asked.head(), 8443).unwrap(), "https://shop.example.com:8443/a?q=1");
+        assert_eq!(to_tls(&Asked::get("", "/a").head(), 443), None);
+        assert_eq!([permanent(&Method::GET), permanent(&Method::HEAD), permanent(&Method::POST)], [301, 301, 308]);
+    }
+}
