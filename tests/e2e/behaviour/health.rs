@@ -16,7 +16,7 @@ const CONFIG: &str = "
 services:
   shop:
     balance: round_robin
-    health: {path: /healthz, every: 200ms, timeout: 1s, up_after: 2, down_after: 2}
+    health: {path: /healthz, every: 200ms, timeout: 200ms, up_after: 2, down_after: 2}
     eject: {consecutive_5xx: 5, for: 3s, max: 50%, panic: 40%, slow_start: 3s}
     retry: {when: [connect, reset], attempts: 2, methods: idempotent, budget: 100%}
     timeouts: {connect: 500ms, first_byte: 500ms}
@@ -93,7 +93,7 @@ async fn an_endpoint_that_comes_back_starts_with_a_small_share() {
 services:
   shop:
     balance: round_robin
-    health: {path: /healthz, every: 100ms, timeout: 1s, up_after: 2, down_after: 2}
+    health: {path: /healthz, every: 100ms, timeout: 100ms, up_after: 2, down_after: 2}
     eject: {consecutive_5xx: 5, for: 1s, slow_start: 4s}
     retry: {when: [connect, reset], attempts: 2, budget: 100%}
     endpoints: [\"$a\", \"$b\"]
