@@ -363,12 +363,11 @@ impl ProxyHttp for Proxy {
         let Some(answer) = verdict::answer_for(session, error, exchange.reason, exchange.plan.as_deref()) else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        let reusable = session.is_body_done();
-        if !reusable {
-            session.set_keepalive(None);
-        }
-        let written = self.answer(session, exchange, &answer).await;
-        FailToProxy { error_code: answer.status, can_reuse_downstream: written.is_ok() && reusable }
+        // Whatever is returned here, Pingora closes the connection after a failed exchange (its `server_reuse` is
+        // false then). The client must be told, or its next request runs into the close.
+        session.set_keepalive(None);
+        let _ = self.answer(session, exchange, &answer).await;
+        FailToProxy { error_code: answer.status, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {

@@ -276,6 +276,21 @@ async fn an_origin_that_takes_too_long_is_answered_504_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_client_is_told_when_its_connection_ends_with_a_failed_exchange() {
+    let origin = Origin::start("v1").await;
+    origin.set(Mood::Reset);
+    let gateway = Gateway::start(&app("  - {name: all, match: {path: /**}, to: app}\n"), &[("app", &origin)]).await;
+    let mut client = Client::h1(gateway.web()).await.unwrap();
+
+    let failed = client.get("http://x/").await.unwrap();
+    let next = client.get("http://x/").await;
+
+    assert_eq!(failed.status, 502);
+    let closes = failed.header("connection").eq_ignore_ascii_case("close");
+    assert_eq!(closes, next.is_err(), "{:?} said {:?}", failed.headers, next.map(|answer| answer.status));
+}
+
+#[tokio::test]
 async fn a_body_beyond_the_limit_is_413_whether_its_length_is_declared_or_not() {
     let origin = Origin::start("v1").await;
     let routes = "  - {name: all, match: {path: /**}, to: app, max_body: 1KiB}\n";
