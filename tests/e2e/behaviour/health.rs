@@ -67,7 +67,10 @@ async fn one_endpoint_of_four_killed_then_failing_then_slow_costs_no_more_than_i
         failing.line(),
         slow.line()
     );
-    println!("the killed endpoint had traffic again {back:.1?} after it was up");
+    println!(
+        "the killed endpoint had traffic again {back:.1?} after it was up; failures of the slow phase: {:?}",
+        slow.failures
+    );
     let bound = CONSECUTIVE + CONNECTIONS;
     assert_eq!(healthy.failed(), 0, "{:?}", healthy.failures);
     assert_eq!(killed.failed(), 0, "a failed connection is retried elsewhere: {:?}", killed.failures);
