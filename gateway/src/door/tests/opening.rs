@@ -71,7 +71,8 @@ fn a_proxy_that_sends_no_header_or_half_of_one_is_turned_away() {
 
     without.expect_end();
     half.expect_end();
-    assert_eq!((rig.turned("bad_proxy_header"), rig.turned("late")), (1, 1));
+    rig.wait_for_metric("tidegate_connections_refused_total{listener=\"web\",reason=\"bad_proxy_header\"}", 1);
+    rig.wait_for_metric("tidegate_connections_refused_total{listener=\"web\",reason=\"late\"}", 1);
 }
 
 #[test]
@@ -160,8 +161,7 @@ fn the_protocol_on_tls_is_what_was_negotiated() {
 fn what_is_no_tls_on_a_tls_port_is_told_so_or_closed_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let (files, root) = certificate(folder.path(), "a", &["a.test"]);
-    let listener = impatient(|g| g.handshake_timeout = Duration::from_millis(100), tls_listener(vec![files]));
-    let rig = rig(vec![listener]);
+    let rig = rig(vec![tls_listener(vec![files])]);
 
     let plain = rig.connect().get("/");
     let mut noise = rig.connect();
@@ -170,14 +170,27 @@ fn what_is_no_tls_on_a_tls_port_is_told_so_or_closed_and_counted() {
     let mut broken = rig.connect();
     broken.io.write_all(b"\x16\x03\x01\x00\x05\xff\xff\xff\xff\xff").unwrap();
     let _ = std::io::Read::read_to_end(&mut broken.io, &mut Vec::new());
-    let mut silent = rig.connect();
-    silent.expect_end();
     drop(rig.connect());
 
     assert_eq!(plain.status, 400);
     assert!(plain.body.contains("TLS"));
-    assert_eq!((rig.handshakes("plain_http"), rig.handshakes("garbage"), rig.handshakes("late")), (1, 2, 1));
+    assert_eq!((rig.handshakes("plain_http"), rig.handshakes("garbage")), (1, 2));
     assert_eq!(rig.connect().tls("a.test", &[], &root).get("/").status, 200);
+}
+
+#[test]
+fn a_client_that_never_finishes_its_handshake_is_closed_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, _) = certificate(folder.path(), "a", &["a.test"]);
+    let listener = impatient(|g| g.handshake_timeout = Duration::from_millis(50), tls_listener(vec![files]));
+    let rig = rig(vec![listener]);
+    let (mut silent, mut slow) = (rig.connect(), rig.connect());
+
+    slow.send("\x16\x03\x01\x01");
+
+    silent.expect_end();
+    slow.expect_end();
+    rig.wait_for_metric("tidegate_tls_handshakes_total{listener=\"web\",result=\"late\"}", 2);
 }
 
 #[test]
