@@ -97,7 +97,7 @@ async fn open(
             (stream, Some(Arc::new(facts)))
         }
     };
-    stream.count(seat, terms.metrics.bad_chunking.clone());
+    stream.count(seat, terms.metrics.refusals(Refusal::BadChunking).clone());
     let connection = Connection {
         peer,
         local,

@@ -80,9 +80,6 @@ impl Handshake {
     }
 }
 
-/// The label of bodies whose chunking was refused: they break a rule behind the head.
-const BAD_CHUNKING: &str = "bad_chunking";
-
 /// The door's metric families.
 #[derive(Clone, Debug)]
 pub struct DoorMetrics {
@@ -133,7 +130,6 @@ impl DoorMetrics {
             turned: Turned::ALL.map(|why| self.turned.with_label_values(&[name, why.label()])),
             handshakes: Handshake::ALL.map(|result| self.handshakes.with_label_values(&[name, result.label()])),
             refused: Refusal::ALL.map(|why| self.refused.with_label_values(&[name, why.label()])),
-            bad_chunking: self.refused.with_label_values(&[name, BAD_CHUNKING]),
         }
     }
 }
@@ -145,8 +141,6 @@ pub struct ListenerMetrics {
     pub open: IntGauge,
     /// Connections accepted.
     pub total: IntCounter,
-    /// Bodies whose chunking was refused.
-    pub bad_chunking: IntCounter,
     turned: [IntCounter; Turned::ALL.len()],
     handshakes: [IntCounter; Handshake::ALL.len()],
     refused: [IntCounter; Refusal::ALL.len()],
@@ -163,9 +157,14 @@ impl ListenerMetrics {
         self.handshakes[result as usize].inc();
     }
 
+    /// The counter of requests refused for this reason.
+    pub fn refusals(&self, why: Refusal) -> &IntCounter {
+        &self.refused[why as usize]
+    }
+
     /// Counts a refused request.
     pub fn refused(&self, why: Refusal) {
-        self.refused[why as usize].inc();
+        self.refusals(why).inc();
     }
 }
 

@@ -23,6 +23,7 @@ pub mod head;
 mod io;
 mod listener;
 pub mod metrics;
+mod outgoing;
 pub mod proxy_header;
 pub mod refusal;
 pub mod socket;

@@ -1,6 +1,6 @@
 //! Why the door refuses a request, and the small answer that it gives.
 
-/// A rule that a request head breaks. A closed set, so that it can be a metric label.
+/// A rule that a request breaks. A closed set, so that it can be a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The request line isn't `METHOD target HTTP/1.1`.
@@ -39,6 +39,8 @@ pub enum Refusal {
     Coding,
     /// Both Content-Length and Transfer-Encoding.
     BothLengths,
+    /// The chunks of a body are malformed.
+    BadChunking,
     /// The head took too long to arrive.
     Late,
     /// Plain HTTP on a TLS port.
@@ -49,7 +51,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, for metrics.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::RequestLine,
         Self::Method,
         Self::LongMethod,
@@ -68,6 +70,7 @@ impl Refusal {
         Self::TransferEncoding,
         Self::Coding,
         Self::BothLengths,
+        Self::BadChunking,
         Self::Late,
         Self::PlainOnTls,
         Self::OnlyHttp2,
@@ -94,6 +97,7 @@ impl Refusal {
             Self::TransferEncoding => "transfer_encoding",
             Self::Coding => "unknown_coding",
             Self::BothLengths => "both_lengths",
+            Self::BadChunking => "bad_chunking",
             Self::Late => "late",
             Self::PlainOnTls => "plain_on_tls",
             Self::OnlyHttp2 => "only_http2",
@@ -134,6 +138,7 @@ impl Refusal {
             Self::TransferEncoding => "Transfer-Encoding is malformed.",
             Self::Coding => "The transfer coding is unknown.",
             Self::BothLengths => "Content-Length and Transfer-Encoding exclude each other.",
+            Self::BadChunking => "The chunked body is malformed.",
             Self::Late => "The request took too long to arrive.",
             Self::PlainOnTls => "This port speaks TLS: use https.",
             Self::OnlyHttp2 => "This port speaks only HTTP/2.",

@@ -26,7 +26,6 @@ use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::tls::SslDigest;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
@@ -35,6 +34,8 @@ use super::chunk::ChunkScanner;
 use super::framing::{Body, Framing};
 use super::head::Head;
 use super::io::{GULP, Io};
+use super::outgoing::Outgoing;
+use super::refusal::Refusal;
 use super::socket::Socket;
 
 mod facets;
@@ -42,10 +43,6 @@ mod facets;
 /// Bytes that may wait behind the request being served. Beyond it the socket isn't read any
 /// further until that request is done: TCP holds the client back.
 const STASH: usize = 16 << 10;
-
-/// Bytes of an answer that are held back to leave in one packet. More than that, a flush, or a
-/// carrier that has turned to reading sends them.
-const WRITE_TOGETHER: usize = 4 << 10;
 
 /// How long a connection that ends tries to send the rest of its answer.
 const SEND_REST: Duration = Duration::from_secs(5);
@@ -63,12 +60,11 @@ pub struct DoorStream {
     may_upgrade: bool,
     /// Who waits behind the end of a request that may yet be upgraded.
     waiting: Option<Waker>,
-    /// Written by the carrier and not yet to the client.
-    out: Vec<u8>,
-    /// Something was written since the last complete flush.
-    dirty: bool,
-    /// Writes go straight to the socket: HTTP/2 collects its frames itself.
-    unbuffered: bool,
+    out: Outgoing,
+    /// The final answer to this request has begun.
+    answered: bool,
+    /// The door has answered in the carrier's stead; what the carrier writes is for nobody.
+    muted: bool,
     http2: bool,
     ssl: Option<Arc<SslDigest>>,
     socket: Arc<SocketDigest>,
@@ -80,12 +76,8 @@ pub struct DoorStream {
 }
 
 impl DoorStream {
-    /// A plain connection. `peer` and `local` are what the PROXY header says, or else the socket.
-    pub fn plain(tcp: TcpStream, peer: SocketAddr, local: SocketAddr) -> Self {
-        Self::over_socket(Socket::new(tcp), peer, local)
-    }
-
-    /// A plain connection whose first bytes were already read.
+    /// A plain connection, whose first bytes may have been read. `peer` and `local` are what the
+    /// PROXY header says, or else the socket.
     pub(crate) fn over_socket(mut socket: Socket, peer: SocketAddr, local: SocketAddr) -> Self {
         let ahead = socket.take_ahead();
         let mut stream = Self::over(Io::Plain(socket), peer, local);
@@ -117,9 +109,9 @@ impl DoorStream {
             eof: false,
             may_upgrade: false,
             waiting: None,
-            out: Vec::new(),
-            dirty: false,
-            unbuffered: false,
+            out: Outgoing::default(),
+            answered: false,
+            muted: false,
             http2: false,
             ssl: None,
             socket: Arc::new(digest),
@@ -140,16 +132,9 @@ impl DoorStream {
         &self.ahead[self.at..]
     }
 
-    /// Throws away the first `n` bytes that were read ahead.
-    pub(crate) fn skip(&mut self, n: usize) {
-        self.at += n;
-        debug_assert!(self.at <= self.ahead.len());
-        self.tidy();
-    }
-
     /// Opens the stream for one request, whose checked head lies in [`DoorStream::ahead`].
     pub fn begin(&mut self, head: &Head) {
-        self.skip(head.skip);
+        self.at += head.skip;
         assert!(head.len <= self.ahead().len(), "invariant: the head was read before the request begins");
         let mut len = head.len;
         if let Some(origin_form) = head.origin_form(self.ahead()) {
@@ -163,13 +148,14 @@ impl DoorStream {
             Body::Chunked => Framing::Chunked { head: len, scanner: ChunkScanner::default() },
         };
         self.may_upgrade = head.upgrade;
+        self.answered = false;
         self.waiting = None;
     }
 
     /// Makes this an HTTP/2 connection: reads and writes pass straight through.
     pub fn becomes_http2(&mut self) {
         self.framing = Framing::Open;
-        self.unbuffered = true;
+        self.answered = true;
         self.http2 = true;
     }
 
@@ -185,7 +171,7 @@ impl DoorStream {
 
     /// Reads more bytes ahead; 0 when the client has closed. Holds no buffer while it waits.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.poll_flush_all(cx))?;
+        ready!(self.out.poll_flush(&mut self.io, cx))?;
         if self.eof {
             return Poll::Ready(Ok(0));
         }
@@ -197,14 +183,7 @@ impl DoorStream {
         if self.ahead().is_empty() {
             (self.ahead, self.at) = (Vec::new(), 0);
         }
-        if self.out.is_empty() {
-            self.out = Vec::new();
-        }
-    }
-
-    /// The socket below, for its options.
-    pub fn tcp(&self) -> &TcpStream {
-        self.io.tcp()
+        self.out.rest();
     }
 
     fn poll_gulp(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -276,20 +255,28 @@ impl DoorStream {
         if self.eof && self.ahead().is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
+    /// Answers bad chunking itself, unless the carrier has begun to: a carrier only sees a body
+    /// that can't be read, and would hang up without a word.
     fn refuse(&mut self, err: io::Error) -> io::Error {
         if let Some(counter) = self.bad_chunks.take() {
             counter.inc();
         }
+        if !self.answered {
+            self.out.push(Refusal::BadChunking.answer().as_bytes());
+            self.muted = true;
+        }
         err
     }
 
-    /// Notices the answer that opens a WebSocket. Carriers write a head in one piece.
+    /// Notices where the final answer begins, and whether it opens a WebSocket. Carriers write a
+    /// head in one piece.
     fn watch_answer(&mut self, bytes: &[u8]) {
-        if bytes.starts_with(b"HTTP/1.1 1") && !bytes.starts_with(b"HTTP/1.1 101") {
+        let switches = bytes.starts_with(b"HTTP/1.1 101");
+        if bytes.starts_with(b"HTTP/1.1 1") && !switches {
             return; // 100 and 103 come before the real answer.
         }
-        self.may_upgrade = false;
-        if bytes.starts_with(b"HTTP/1.1 101") {
+        self.answered = true;
+        if switches && std::mem::take(&mut self.may_upgrade) {
             self.framing = Framing::Open;
             if let Some(waker) = self.waiting.take() {
                 waker.wake();
@@ -297,34 +284,12 @@ impl DoorStream {
         }
     }
 
-    /// Sends everything that was written.
-    fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.dirty {
-            ready!(self.poll_send(cx))?;
-            ready!(self.io.poll_flush(cx))?;
-            self.dirty = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends what was held back.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
-            let n = ready!(self.io.poll_write_vectored(cx, &[IoSlice::new(&self.out)]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.out.drain(..n);
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Closes politely: sends what is left, says that no more will come, and, where the client
     /// may still be talking, listens for a moment so that it can read the answer.
     pub async fn close(&mut self) {
         let unread = self.has_unread();
         self.closed = true;
-        let sent = timeout(SEND_REST, poll_fn(|cx| self.poll_flush_all(cx))).await;
+        let sent = timeout(SEND_REST, poll_fn(|cx| self.out.poll_flush(&mut self.io, cx))).await;
         match sent {
             Ok(Ok(())) if unread => self.io.linger().await,
             Ok(Ok(())) => drop(timeout(SEND_REST, poll_fn(|cx| self.io.poll_shutdown(cx))).await),
@@ -339,7 +304,7 @@ impl DoorStream {
     }
 
     fn has_unread(&self) -> bool {
-        !self.eof && !self.unbuffered && (!self.framing.is_done() || !self.ahead().is_empty())
+        !self.eof && !self.http2 && (!self.framing.is_done() || !self.ahead().is_empty())
     }
 }
 
@@ -352,21 +317,12 @@ impl Drop for DoorStream {
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let mut io = std::mem::replace(&mut self.io, Io::Gone);
-        let out = std::mem::take(&mut self.out);
+        let mut out = std::mem::take(&mut self.out);
         let seat = self.seat.take();
         runtime.spawn(async move {
             let _seat = seat; // It counts as a connection until it is one no more.
-            let mut sent = 0;
-            let send = async {
-                while sent < out.len() {
-                    match poll_fn(|cx| io.poll_write_vectored(cx, &[IoSlice::new(&out[sent..])])).await {
-                        Ok(n @ 1..) => sent += n,
-                        _ => return false,
-                    }
-                }
-                poll_fn(|cx| io.poll_flush(cx)).await.is_ok()
-            };
-            if timeout(SEND_REST, send).await == Ok(true) {
+            let sent = timeout(SEND_REST, poll_fn(|cx| out.poll_flush(&mut io, cx))).await;
+            if matches!(sent, Ok(Ok(()))) {
                 io.linger().await;
             }
         });
@@ -386,8 +342,9 @@ impl fmt::Debug for DoorStream {
 
 impl AsyncRead for DoorStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         // A carrier that turns to reading has nothing to add for the moment.
-        if let Poll::Ready(Err(err)) = self.poll_flush_all(cx) {
+        if let Poll::Ready(Err(err)) = this.out.poll_flush(&mut this.io, cx) {
             return Poll::Ready(Err(err));
         }
         if buf.remaining() == 0 {
@@ -413,41 +370,18 @@ impl AsyncWrite for DoorStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.dirty = true;
-        if self.may_upgrade {
-            self.watch_answer(bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| b));
-        }
-        if self.unbuffered {
-            return self.io.poll_write_vectored(cx, bufs);
-        }
-        let total: usize = bufs.iter().map(|b| b.len()).sum();
-        if self.out.len() + total <= WRITE_TOGETHER {
-            for buf in bufs {
-                self.out.extend_from_slice(buf);
-            }
-            return Poll::Ready(Ok(total));
-        }
         let this = &mut *self;
-        if this.out.is_empty() {
-            return this.io.poll_write_vectored(cx, bufs);
+        if this.muted {
+            return Poll::Ready(Ok(bufs.iter().map(|b| b.len()).sum()));
         }
-        // What was held back leaves together with the first of the new bytes.
-        let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| b);
-        loop {
-            let n = ready!(this.io.poll_write_vectored(cx, &[IoSlice::new(&this.out), IoSlice::new(first)]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            if n > this.out.len() {
-                let sent = n - this.out.len();
-                this.out.clear();
-                return Poll::Ready(Ok(sent));
-            }
-            this.out.drain(..n);
-            if this.out.is_empty() {
-                return this.io.poll_write_vectored(cx, bufs);
-            }
+        if !this.answered {
+            this.watch_answer(bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| b));
         }
+        if this.http2 {
+            // It collects its frames itself.
+            return this.out.poll_pass(&mut this.io, cx, bufs);
+        }
+        this.out.poll_write(&mut this.io, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -455,11 +389,13 @@ impl AsyncWrite for DoorStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush_all(cx)
+        let this = &mut *self;
+        this.out.poll_flush(&mut this.io, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        self.io.poll_shutdown(cx)
+        let this = &mut *self;
+        ready!(this.out.poll_flush(&mut this.io, cx))?;
+        this.io.poll_shutdown(cx)
     }
 }

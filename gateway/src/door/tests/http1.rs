@@ -105,13 +105,14 @@ fn a_request_that_breaks_a_rule_is_answered_and_counted_and_the_next_connection_
 }
 
 #[test]
-fn bad_chunking_ends_the_request_and_is_counted() {
+fn bad_chunking_is_answered_and_counted_once() {
     let rig = rig(vec![listener()]);
     let mut client = rig.connect();
 
     client.send(&format!("POST / {HEAD}Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n"));
-    client.expect_end();
 
+    assert_eq!(client.answer().unwrap().status, 400);
+    client.expect_end();
     assert_eq!(rig.refused("bad_chunking"), 1);
 }
 
