@@ -325,6 +325,23 @@ async fn a_full_queue_drops_copies_instead_of_waiting() {
 }
 
 #[tokio::test]
+async fn held_bytes_are_shown_while_they_are_held() {
+    let registry = prometheus::Registry::new();
+    let shadows = Shadows::start(u64::MAX, &registry).expect("a thread");
+    let kit = Kit::over(shadows, UpstreamProtocol::Http1, &[shadow(0)], vec![], Material::default());
+    let shown = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
+
+    let mut tap = kit.open(&post("/", 600), smallvec![(0, 1)]).expect("a tap");
+    tap.request(&post("/", 600).into_parts().0);
+    tap.chunk(&Bytes::from(vec![1; 600]));
+
+    assert_eq!(registry.gather()[0].name(), "tidegate_shadow_held_bytes");
+    assert!((600.0..4_096.0).contains(&shown()), "{}", shown());
+    drop(tap);
+    assert_eq!(shown(), 0.0);
+}
+
+#[tokio::test]
 async fn connections_are_used_again_and_one_that_was_closed_costs_no_copy() {
     for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
         let target = Target::start(protocol).await;
