@@ -65,6 +65,7 @@ routes:
 fn what_is_accepted_but_odd_is_a_warning() {
     let text = "
 version: 1
+client_ip: {trusted: [0.0.0.0/0]}
 limits: {idle: {rate: 1/s}}
 services:
   used: {tls: {insecure: true}, endpoints: []}

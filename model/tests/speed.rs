@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use tidegate_model::check::{SourceFile, check};
 
+/// The binary's allocator: a tree is thousands of small pieces.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What `check` may take in a release build, on a machine like CI's.
 const RELEASE: Duration = Duration::from_millis(120);
 

@@ -116,8 +116,8 @@ impl Checker<'_, '_> {
 
     fn purpose(&mut self, label: &str, listener: &Listener, names: &Names<'_, Listener>) -> Purpose {
         let Some(to) = &listener.redirect_to else { return Purpose::Route };
-        let who = format!("listener \"{label}\" redirects to");
-        let Some((_, target)) = names.find((&to.value.0, to.span), &who, self.problems) else { return Purpose::Route };
+        let who = format_args!("listener \"{label}\" redirects to");
+        let Some((_, target)) = names.find((&to.value.0, to.span), who, self.problems) else { return Purpose::Route };
         let Some(target) = target else { return Purpose::Route };
         let refused = if to.value.0 == label {
             Some(("itself", "clients would come back for ever"))

@@ -8,8 +8,14 @@ use crate::desired::{self, HostPattern, Matches, PathPattern, ValuePattern};
 use crate::diagnostic::Diagnostic;
 use crate::literal::Literal;
 
-/// What two routes must share to be twins, apart from the host.
-type Conditions = (PathPattern, Vec<String>, [Vec<(String, ValuePattern)>; 3]);
+/// What two routes must share to be twins.
+#[derive(PartialEq, Eq, Hash)]
+struct Conditions<'r> {
+    host: Option<&'r HostPattern>,
+    path: &'r PathPattern,
+    methods: Vec<&'r str>,
+    values: [Vec<&'r (String, ValuePattern)>; 3],
+}
 
 impl Checker<'_, '_> {
     pub(super) fn matches(&mut self, written: Option<&Match>) -> Matches {
@@ -26,6 +32,12 @@ impl Checker<'_, '_> {
         self.refuse_twins(hosts.clone().map(|host| (&host.value, host.span)), "host");
         let methods = written.method.iter().flat_map(|many| &many.items);
         self.refuse_twins(methods.clone().map(|method| (&method.value, method.span)), "method");
+
+        if let Some(any) = methods.clone().find(|method| method.value.0 == "*") {
+            let diagnostic = Diagnostic::error("bad-method", "no request has the method \"*\"")
+                .help("leave method out to take every method");
+            self.problems.add(any.span, "this isn't a method", diagnostic);
+        }
 
         // One `*` among the hosts takes them all; desired says so with an empty list.
         ready.hosts = hosts.map(|host| host.value.0.clone()).collect::<Option<Vec<_>>>().unwrap_or_default();
@@ -51,20 +63,17 @@ impl Checker<'_, '_> {
 
     /// Reports routes that take the same requests: the later one would never see any.
     pub(super) fn twin_matches(&mut self, routes: &[&Route], ready: &[desired::Route]) {
-        let mut seen: HashMap<Conditions, HashMap<Option<&HostPattern>, usize>> = HashMap::with_capacity(ready.len());
+        let mut seen: HashMap<Conditions<'_>, usize> = HashMap::with_capacity(ready.len());
         for (at, route) in ready.iter().enumerate() {
             if routes[at].r#match.as_ref().is_some_and(|written| written.damaged) {
                 continue; // It may mean something else once it is mended.
             }
-            let hosts = seen.entry(conditions(&route.matches)).or_default();
-            let own: Vec<Option<&HostPattern>> = match route.matches.hosts.as_slice() {
-                [] => vec![None],
-                hosts => hosts.iter().map(Some).collect(),
-            };
+            let hosts = &route.matches.hosts;
+            let every = hosts.is_empty().then_some(None);
             let mut twin = None;
-            for host in own {
+            for host in hosts.iter().map(Some).chain(every) {
                 // Twins within one route have been reported as such.
-                if let Some(first) = hosts.insert(host, at).filter(|first| *first != at) {
+                if let Some(first) = seen.insert(conditions(host, &route.matches), at).filter(|first| *first != at) {
                     twin.get_or_insert((first, host));
                 }
             }
@@ -88,15 +97,15 @@ impl Checker<'_, '_> {
     }
 }
 
-fn conditions(matches: &Matches) -> Conditions {
-    let mut methods = matches.methods.clone();
+fn conditions<'r>(host: Option<&'r HostPattern>, matches: &'r Matches) -> Conditions<'r> {
+    let mut methods: Vec<&str> = matches.methods.iter().map(String::as_str).collect();
     methods.sort_unstable();
-    let sorted = |values: &[(String, ValuePattern)]| {
-        let mut values = values.to_vec();
+    let values = [&matches.headers, &matches.query, &matches.cookies].map(|values| {
+        let mut values: Vec<_> = values.iter().collect();
         values.sort_by(|(left, _), (right, _)| left.cmp(right));
         values
-    };
-    (matches.path.clone(), methods, [sorted(&matches.headers), sorted(&matches.query), sorted(&matches.cookies)])
+    });
+    Conditions { host, path: &matches.path, methods, values }
 }
 
 fn values<K: Literal>(table: &Table<K, ValueMatch>, name: impl Fn(&K) -> String) -> Vec<(String, ValuePattern)> {

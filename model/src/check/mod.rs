@@ -11,6 +11,8 @@
 //! Literals check themselves (`literal`); keys and types are checked where a section
 //! is declared (`config`). Here is what values mean together.
 
+mod action;
+mod headers;
 mod listener;
 mod matches;
 mod names;
@@ -155,6 +157,14 @@ impl<'f> Checker<'_, 'f> {
             configs.iter().filter_map(|config| Some((config.bounds.as_ref()?, config.bounds.as_ref()?.span))),
         );
 
+        let everybody = client_ip.iter().flat_map(|client_ip| &client_ip.trusted).flat_map(|many| &many.items);
+        for network in everybody.filter(|network| network.value.0.prefix_len() == 0) {
+            let diagnostic =
+                Diagnostic::warning("trusts-everybody", "client_ip takes everybody's word for their address")
+                    .help("list the networks of your own proxies")
+                    .note("visitors can choose their address, and so escape limits and bans");
+            self.problems.add(network.span, "this is the whole internet", diagnostic);
+        }
         let bounds = bounds.map(check_bounds).unwrap_or_default();
         let services_ready = self.services(&services);
         let (routes_ready, used) = self.routes(&routes, &services, &limits, &bounds);

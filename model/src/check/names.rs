@@ -1,6 +1,7 @@
 //! Tables of names: who is defined, and where.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use crate::config::{At, Table};
 use crate::diagnostic::Diagnostic;
@@ -55,7 +56,7 @@ impl<'c, T> Names<'c, T> {
     pub(super) fn find(
         &self,
         (name, span): (&str, Span),
-        who: &str,
+        who: fmt::Arguments<'_>,
         problems: &mut Problems<'_>,
     ) -> Option<(usize, Option<&'c T>)> {
         let found = self.get(name);

@@ -29,7 +29,7 @@ impl Checker<'_, '_> {
         bounds: &Bounds,
         used: &mut Used,
     ) -> Option<desired::Shadow> {
-        let to = self.target(&format!("a shadow of route \"{route}\" points at"), &shadow.to, services, used);
+        let to = self.target(format_args!("a shadow of route \"{route}\" points at"), &shadow.to, services, used);
         let max_body = shadow.body.as_ref().map_or(BODY.min(bounds.shadow_bytes), |size| size.value.0);
         if let Some(body) = shadow.body.as_ref().filter(|_| max_body > bounds.shadow_bytes) {
             let message = format!("a shadow of route \"{route}\" may copy more than all shadows together");

@@ -1,6 +1,7 @@
 //! The client's side: listeners, certificates, the visitor's address.
 
-use super::decode::{At, Many, section};
+use super::decode::{At, Many};
+use super::section::section;
 use crate::literal::{Bind, FilePath, HeaderName, Name, Network, Protocol, Size, Time, TlsMin, Whole};
 
 section! {

@@ -10,6 +10,7 @@
 pub(crate) mod decode;
 mod listener;
 mod route;
+pub(crate) mod section;
 mod service;
 
 pub use decode::{At, Many, Switch, Table};
@@ -21,7 +22,7 @@ pub use route::{
 pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls, Version};
 
 use crate::literal::{AccessLogTo, BanFor, Name, Network, Rate, Size, TokenKey, VersionNumber, Whole};
-use decode::section;
+use section::section;
 use serde_json::{Map, Value, json};
 
 section! {

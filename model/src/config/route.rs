@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::Access;
-use super::decode::{At, Decode, Many, Path, Table, section};
+use super::decode::{At, Decode, Many, Path, Table};
+use super::section::section;
 use crate::diagnostic::Diagnostic;
 use crate::literal::{
     BodyOver, CompareWhat, ContentType, CookieName, Flag, HeaderName, HeaderValue, Host, HostMatch, JsonPath, Literal,

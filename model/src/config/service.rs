@@ -3,8 +3,9 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::Certificate;
-use super::decode::{At, Decode, Many, Path, Switch, Table, section};
+use super::decode::{At, Decode, Many, Path, Switch, Table};
 use super::route::MethodSet;
+use super::section::section;
 use crate::literal::{
     BalanceBy, EndpointAddress, ExpectStatus, FailureShare, FilePath, Flag, Host, Name, Percent, RetryWhen, Text, Time,
     TimeOrZero, UpstreamSpeaks, Whole,

@@ -83,8 +83,11 @@ impl Literal for PathMatch {
             let label = "\".\" and \"..\" are resolved before a path is matched";
             return Err(Wrong::new(label).help("write the path that they lead to"));
         }
+        if prefix && path.ends_with('/') {
+            let plain = path.trim_end_matches('/');
+            return Err(Wrong::new("there is one / before the stars").help(format!("write \"{plain}/**\"")));
+        }
         let path = percent_encode(path);
-        // `//**` would leave an odd slash: the segment border is the one before `**`.
         Ok(Self(if prefix { PathPattern::Prefix(path) } else { PathPattern::Exact(path) }))
     }
 }
