@@ -10,8 +10,7 @@ use pingora_http::RequestHeader;
 use crate::decide::client::{self, ClientFinder};
 use crate::decide::{self, Connection};
 
-/// The request's host: from an absolute target or `:authority` before the Host header (RFC 9112 §3.2.2), in
-/// lower case, without port and trailing dot.
+/// The request's host: `:authority`, or else the Host header; in lower case, without port and trailing dot.
 pub fn host(request: &RequestHeader) -> Cow<'_, str> {
     let written = authority(request);
     let name = match written.strip_prefix('[').and_then(|rest| rest.find(']')) {
@@ -31,37 +30,17 @@ pub fn authority(request: &RequestHeader) -> &str {
     if let Some(authority) = request.uri.authority() {
         return authority.as_str();
     }
-    if let Some((authority, _)) = absolute(request.raw_path()) {
-        return authority;
-    }
     request.headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default()
-}
-
-/// Splits an absolute-form target into authority and path.
-fn absolute(target: &[u8]) -> Option<(&str, &str)> {
-    let target = std::str::from_utf8(target).ok()?;
-    if target.starts_with('/') || target == "*" {
-        return None;
-    }
-    let (_scheme, rest) = target.split_once("://")?;
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    Some(rest.split_at(end))
 }
 
 /// The head as `decide` sees it.
 pub fn view<'a>(request: &'a RequestHeader, host: &'a str) -> decide::Head<'a> {
-    let (path, query) = match absolute(request.raw_path()) {
-        Some((_, target)) => match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        },
-        None => (request.uri.path(), request.uri.query()),
-    };
+    let path = request.uri.path();
     decide::Head {
         method: &request.method,
         host,
         path: if path.is_empty() { "/" } else { path },
-        query,
+        query: request.uri.query(),
         headers: &request.headers,
         content_length: request.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
     }
@@ -77,19 +56,18 @@ pub fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// Makes the head that came from the client one that a proxy may send on: an origin-form target, and a word about
-/// who asked for what. Hop-by-hop headers are Pingora's to strip.
+/// Adds a word about who asked for what. Hop-by-hop headers are Pingora's to strip, and the door has made every
+/// target origin-form.
 ///
 /// # Errors
 ///
-/// The target or host can't be written as a head.
+/// Too many headers.
 pub fn forward(
     upstream: &mut RequestHeader,
     request: &RequestHeader,
     connection: &Connection,
     finder: &ClientFinder,
 ) -> Result<()> {
-    make_origin_form(upstream)?;
     let host = host(request);
     let told = client::forwarding(&view(request, &host), authority(request), connection, finder);
     upstream.insert_header(client::X_FORWARDED_FOR, told.x_forwarded_for)?;
@@ -99,22 +77,6 @@ pub fn forward(
         None => drop(upstream.remove_header(&client::X_FORWARDED_HOST)),
     }
     upstream.insert_header(FORWARDED, told.forwarded)
-}
-
-/// Makes an absolute-form target origin-form, as endpoints expect it (RFC 9112 §3.2.1), and keeps its host.
-///
-/// # Errors
-///
-/// The target or host can't be written as a head.
-fn make_origin_form(upstream: &mut RequestHeader) -> Result<()> {
-    let Some((authority, target)) = absolute(upstream.raw_path()) else { return Ok(()) };
-    let authority = authority.to_owned();
-    let target = match target.as_bytes().first() {
-        Some(b'/') => target.to_owned(),
-        _ => format!("/{target}"),
-    };
-    upstream.set_raw_path(target.as_bytes())?;
-    upstream.insert_header(HOST, authority)
 }
 
 /// Replaces path and query.
@@ -157,25 +119,5 @@ mod tests {
         ] {
             assert_eq!(host(&request("/", Some(written))), expected);
         }
-    }
-
-    #[test]
-    fn absolute_target_wins_over_the_host_header() {
-        let request = request("http://Real.example:81/a?b=1", Some("other.example"));
-
-        let host = host(&request);
-        let view = view(&request, &host);
-
-        assert_eq!((view.host, view.path, view.query), ("real.example", "/a", Some("b=1")));
-    }
-
-    #[test]
-    fn absolute_target_reaches_the_endpoint_in_origin_form() {
-        let mut request = request("http://real.example:81?b=1", Some("other.example"));
-
-        make_origin_form(&mut request).unwrap();
-
-        assert_eq!(request.raw_path(), b"/?b=1");
-        assert_eq!(request.headers[HOST], "real.example:81");
     }
 }
