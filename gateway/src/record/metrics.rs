@@ -269,7 +269,7 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registr
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
     use std::time::Duration;
@@ -281,7 +281,7 @@ mod tests {
     use crate::decide::Reason;
 
     /// One of everything, counted once.
-    fn busy() -> (Metrics, impl Sized) {
+    pub(in crate::record) fn busy() -> (Metrics, impl Sized) {
         let metrics = Metrics::new();
         let arm = metrics.arm("shop", "shop", "v1");
         arm.finished(200, Duration::from_millis(3));

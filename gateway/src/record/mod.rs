@@ -19,3 +19,6 @@ pub use handles::{
     ServiceMetrics, ShadowDrop, ShadowMetrics, ShadowResult, TryResult, reason_label,
 };
 pub use metrics::{Metrics, ReloadResult};
+
+#[cfg(test)]
+mod documented;
