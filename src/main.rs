@@ -3,6 +3,7 @@
 //! Exit codes: 0 it worked; 1 it failed; 2 the configuration or the arguments
 //! were refused. A reader that went away (`tidegate schema | head`) is success.
 
+mod archive;
 mod check;
 mod completions;
 mod demo;
@@ -16,6 +17,7 @@ mod reload;
 mod restore;
 mod schema;
 mod top;
+mod when;
 
 use std::io;
 use std::process::ExitCode;

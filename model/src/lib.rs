@@ -8,6 +8,7 @@
 //! This crate owns the first arrow. It does no I/O, reads no clock, and knows
 //! neither Pingora nor Tokio, so whatever it decides can be tested as a value.
 
+pub mod changes;
 pub mod check;
 pub mod config;
 pub mod desired;

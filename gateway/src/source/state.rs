@@ -7,8 +7,8 @@
 //! `$XDG_STATE_HOME/tidegate`, else `~/.local/state/tidegate`, else
 //! `/var/lib/tidegate`.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +26,17 @@ pub fn find(config: &Path, state: Option<&Path>) -> PathBuf {
     let folder = folder(config, state);
     let system = Path::new(SYSTEM).join(leaf(config));
     if state.is_none() && !folder.is_dir() && system.is_dir() { system } else { folder }
+}
+
+/// The folders of all configurations whose generations are kept in the usual place.
+pub fn known() -> Vec<PathBuf> {
+    let base = base(|name| env::var_os(name).map(PathBuf::from));
+    let folders = [base, SYSTEM.into()].into_iter().filter_map(|base| fs::read_dir(base).ok()).flatten().flatten();
+    let mut known: Vec<PathBuf> =
+        folders.map(|entry| entry.path()).filter(|folder| folder.join("lock").is_file()).collect();
+    known.sort();
+    known.dedup();
+    known
 }
 
 fn base(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
