@@ -11,8 +11,8 @@ use crate::when;
 
 /// Where generations are kept, for the help of every command that reads them.
 pub const WHERE: &str = "\
-Generations are kept in --state, else in a folder of the configuration's own below $STATE_DIRECTORY (systemd),
-$XDG_STATE_HOME/tidegate or ~/.local/state/tidegate; services under /var/lib/tidegate are found too. No gateway
+Generations are kept in --state, else in a folder of the configuration's own below $STATE_DIRECTORY (systemd), \
+$XDG_STATE_HOME/tidegate or ~/.local/state/tidegate; services under /var/lib/tidegate are found too. No gateway \
 need run.";
 
 /// Which configuration's generations.
@@ -61,10 +61,13 @@ pub fn find(archive: &Archive, phrase: &str) -> anyhow::Result<Record> {
     };
     let entries = archive.entries()?;
     let Some(entry) = entries.iter().find(|entry| entry.generation.0 == number) else {
-        let (oldest, newest) = (entries.first(), entries.last());
-        let range =
-            oldest.zip(newest).map(|(oldest, newest)| format!("{} to {}", oldest.generation, newest.generation));
-        bail!("generation {number} isn't kept; there are {}", range.unwrap_or_else(|| "none".into()));
+        let numbers =
+            entries.first().zip(entries.last()).map(|(oldest, newest)| (oldest.generation, newest.generation));
+        match numbers {
+            Some((only, newest)) if only == newest => bail!("generation {number} isn't kept; there is only {only}"),
+            Some((oldest, newest)) => bail!("generation {number} isn't kept; there are {oldest} to {newest}"),
+            None => bail!("generation {number} isn't kept; there are none"),
+        }
     };
     archive.read(entry).with_context(|| format!("generation {number} in {}", entry.path.display()))
 }
@@ -78,7 +81,8 @@ fn in_force_at(archive: &Archive, moment: Timestamp) -> anyhow::Result<Record> {
         oldest = Some(record);
     }
     let oldest = oldest.context("no generation can be read")?;
-    bail!("nothing is kept from before {}, when generation {} came into force", local(moment), oldest.generation);
+    let (since, oldest) = (local(oldest.at), oldest.generation);
+    bail!("nothing is kept from {}; the oldest is generation {oldest}, in force since {since}", local(moment));
 }
 
 /// `2026-11-17 12:00:03`, in the local time zone.
@@ -104,7 +108,7 @@ mod tests {
     #[test]
     fn age_is_told_in_its_largest_unit_and_never_negative() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        let ago = |seconds| age(Timestamp::from_second(1_000_000 - seconds).unwrap(), now);
+        let ago = |seconds: i64| age(Timestamp::from_second(1_000_000 - seconds).unwrap(), now);
 
         assert_eq!([ago(-5), ago(59), ago(60), ago(3_600), ago(172_800)], ["0s", "59s", "1m", "1h", "2d"]);
     }

@@ -34,8 +34,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Its files are written over the configuration, and a running gateway publishes them as a new generation. What was
 /// in place stays: among the generations if it ever was in force, else as a copy in the state folder.
 #[derive(clap::Args)]
-#[command(after_help = format!("A moment is one of {}, in the local time zone; it means the generation that was in
-force then.
+#[command(after_help = format!("A moment is one of {}, in the local time zone; it means the \
+generation that was in force then.
 
 {}
 

@@ -226,6 +226,6 @@ routes:
             ("name: shop, ", "name: store, "),
         ]);
 
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"));
     }
 }
