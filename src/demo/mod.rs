@@ -125,8 +125,8 @@ async fn play(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Opens `tidegate top` on a thread of its own: it blocks until it is closed.
 fn open_view(site: &Site) -> tokio::task::JoinHandle<anyhow::Result<()>> {
-    let admin = site.admin.to_string();
-    tokio::task::spawn_blocking(move || crate::top::live(&admin))
+    let (admin, notes) = (site.admin.to_string(), site.notes());
+    tokio::task::spawn_blocking(move || crate::top::live(&admin, notes))
 }
 
 /// Asks the kernel to kill this process when the thread that started it ends, so that it can't outlive a

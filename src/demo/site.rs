@@ -135,6 +135,17 @@ impl Site {
         text
     }
 
+    /// What to try, in the few lines that stand below the live view.
+    pub fn notes(&self) -> Vec<String> {
+        let Some(app) = self.apps.first() else { return Vec::new() };
+        let control = format!("curl -X POST 'http://{}/_demo", app.address);
+        vec![
+            format!("move the weights  edit {}/edge.yaml (its last lines) and save", self.dir.display()),
+            format!("kill a shop/v1    {control}/die'  (it comes back)"),
+            format!("or spoil it       {control}/slow?ms=2000'  ../fail?rate=100  ../ok"),
+        ]
+    }
+
     /// Last words: where things were left, if anywhere.
     pub fn farewell(&self) -> Vec<String> {
         match self.temporary {

@@ -56,18 +56,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else if args.json || !io::stdout().is_terminal() {
         print_forever(&args)?;
     } else {
-        screen::run(args.admin, args.every)?;
+        screen::run(args.admin, args.every, Vec::new())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows the traffic of the gateway behind `admin` until the person quits. Blocks its thread.
+/// Shows the traffic of the gateway behind `admin`, and `notes` below it, until the person quits. Blocks its thread.
 ///
 /// # Errors
 ///
 /// The terminal can't be used.
-pub fn live(admin: &str) -> anyhow::Result<()> {
-    screen::run(admin.parse().map_err(anyhow::Error::msg)?, Duration::from_secs(1))
+pub fn live(admin: &str, notes: Vec<String>) -> anyhow::Result<()> {
+    screen::run(admin.parse().map_err(anyhow::Error::msg)?, Duration::from_secs(1), notes)
 }
 
 fn print_forever(args: &Args) -> anyhow::Result<()> {

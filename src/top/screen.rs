@@ -21,10 +21,12 @@ use super::view::View;
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// Takes the terminal until the person quits, and gives it back as it was, also on panic.
-pub(super) fn run(admin: Admin, every: Duration) -> anyhow::Result<()> {
+///
+/// `notes` stand below the view, where the terminal is high enough for both.
+pub(super) fn run(admin: Admin, every: Duration, notes: Vec<String>) -> anyhow::Result<()> {
     let readings = read_in_background(admin.clone(), every);
     let mut terminal = ratatui::try_init().context("could not use the terminal")?;
-    let done = Screen::new(admin).run(&mut terminal, &readings);
+    let done = Screen::new(admin, notes).run(&mut terminal, &readings);
     ratatui::restore();
     done
 }
@@ -46,6 +48,7 @@ fn read_in_background(admin: Admin, every: Duration) -> Receiver<anyhow::Result<
 
 struct Screen {
     admin: Admin,
+    notes: Vec<String>,
     last: Option<Reading>,
     view: Option<View>,
     /// Why the last reading failed, and when that began.
@@ -63,9 +66,9 @@ enum Wish {
 }
 
 impl Screen {
-    fn new(admin: Admin) -> Self {
+    fn new(admin: Admin, notes: Vec<String>) -> Self {
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { admin, last: None, view: None, lost: None, paused: false, scroll: 0, colours }
+        Self { admin, notes, last: None, view: None, lost: None, paused: false, scroll: 0, colours }
     }
 
     fn run(
@@ -132,9 +135,15 @@ impl Screen {
     }
 
     fn draw(&mut self, frame: &mut Frame<'_>) {
-        let [head, body, foot] =
-            Layout::vertical([Constraint::Length(FIXED_LINES as u16), Constraint::Fill(1), Constraint::Length(1)])
-                .areas(frame.area());
+        let [head, body, notes, foot] = Layout::vertical([
+            Constraint::Length(FIXED_LINES as u16),
+            Constraint::Fill(1),
+            Constraint::Length(self.notes_height(frame.area().height)),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        let lines = self.notes.iter().map(|note| Line(vec![(note.clone(), Tone::Plain)])).collect();
+        frame.render_widget(Paragraph::new(self.painted(lines)), notes);
         let Some(view) = &self.view else {
             let text = if self.lost.is_some() { "" } else { "reading…" };
             frame.render_widget(Paragraph::new(text), head);
@@ -150,6 +159,11 @@ impl Screen {
         let shown = rest.into_iter().skip(self.scroll).take(usize::from(body.height)).collect();
         frame.render_widget(Paragraph::new(self.painted(shown)), body);
         self.draw_foot(frame, foot, hidden - self.scroll);
+    }
+
+    /// Lines for the notes: all of them or none, and never more than a third of the screen.
+    fn notes_height(&self, screen: u16) -> u16 {
+        u16::try_from(self.notes.len()).ok().filter(|&lines| lines <= screen / 3).unwrap_or(0)
     }
 
     fn draw_foot(&self, frame: &mut Frame<'_>, area: Rect, below: usize) {
@@ -193,7 +207,7 @@ mod tests {
     use super::*;
 
     fn screen() -> Screen {
-        Screen::new("127.0.0.1:9900".parse().unwrap())
+        Screen::new("127.0.0.1:9900".parse().unwrap(), Vec::new())
     }
 
     fn drawn(screen: &mut Screen, width: u16, height: u16) -> String {
@@ -250,6 +264,20 @@ mod tests {
 
         assert!(lost.contains("trying again: connection refused") && lost.contains("shop/v1"), "{lost}");
         assert!(!back.contains("connection refused"), "{back}");
+    }
+
+    #[test]
+    fn notes_stand_above_the_foot_and_give_way_on_a_small_screen() {
+        let mut screen = Screen::new("127.0.0.1:9900".parse().unwrap(), vec!["try this".into(), "or that".into()]);
+        screen.take(Ok(before()));
+        screen.take(Ok(after()));
+
+        let high = drawn(&mut screen, 80, 24);
+        let low = drawn(&mut screen, 80, 5);
+
+        let lines: Vec<_> = high.lines().map(|line| line.trim_matches(['"', ' '])).collect();
+        assert_eq!(lines[21..23], ["try this", "or that"], "{high}");
+        assert!(!low.contains("try this"), "{low}");
     }
 
     #[test]
