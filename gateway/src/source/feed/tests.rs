@@ -215,7 +215,11 @@ fn loop_applies_a_change_on_disk_answers_requests_and_ends_with_its_senders() {
     let (applied, seen) = std::sync::mpsc::channel();
     let (requests, inbox) = mpsc::channel(1);
     let looped = std::thread::spawn(move || {
-        source.run(move |desired: Arc<Desired>, _: &_| Ok(applied.send(desired.generation).unwrap()), inbox)
+        let apply = move |desired: Arc<Desired>, _: &_| {
+            applied.send(desired.generation).unwrap();
+            Ok(())
+        };
+        source.run(apply, inbox)
     });
 
     bench.write(&answering("two"));
