@@ -44,9 +44,10 @@ fmt: $(STAMPS)/rust ## Formatting.
 clippy: $(STAMPS)/build $(STAMPS)/rust ## Lints; a warning is an error.
 	@$(STEP) cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 
+# Private items are documented too, so links to them lead somewhere.
 .PHONY: doc
 doc: $(STAMPS)/build ## API documentation; a broken link or a missing page is an error.
-	@export RUSTDOCFLAGS="-D warnings"; $(STEP) cargo doc --workspace --no-deps --document-private-items --locked --quiet
+	@export RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links"; $(STEP) cargo doc --workspace --no-deps --document-private-items --locked --quiet
 
 .PHONY: deny
 deny: $(STAMPS)/deny ## Licences, bans and sources of dependencies.
