@@ -71,8 +71,6 @@ async fn open(
     room: Room,
     mut seat: Seat,
 ) -> Option<(Box<DoorStream>, Arc<Connection>)> {
-    // Without it a small answer may wait for the client's delayed acknowledgement.
-    let _ = tcp.set_nodelay(true);
     let local = canonical(tcp.local_addr().ok()?);
     let (mut peer, mut local) = (canonical(peer), local);
     let mut socket = Socket::new(tcp);

@@ -9,11 +9,12 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tidegate_model::desired::{Listener, ListenerGuard, Purpose};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +25,14 @@ use crate::tls::{Resolver, TlsShape};
 /// Connections that wait in the kernel to be accepted, for each socket. Beyond it the kernel
 /// ignores new ones, and clients try again.
 const BACKLOG: i32 = 4_096;
+
+/// A client that takes none of its answer for this long is cut by the kernel; one that reads
+/// slowly is not.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// A silent connection is probed after this long, so that one whose client has vanished (power,
+/// network) doesn't stay open until its idle timeout. A WebSocket may have none.
+const SILENT: Duration = Duration::from_secs(60);
 
 /// What tells addresses apart. Two listeners on port 0 get two ports, so there the name counts too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -180,6 +189,30 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Connections inherit these from the socket that accepts them (Linux, tcp(7)). Without
+    // nodelay a small answer may wait for the client's delayed acknowledgement.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(STALLED))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENT))?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_inherit_what_their_listening_socket_was_told() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, false).unwrap().remove(0);
+        let listening = listen(socket).unwrap();
+        listening.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listening.local_addr().unwrap()).unwrap();
+
+        let (accepted, _) = listening.accept().unwrap();
+        let accepted = socket2::SockRef::from(&accepted);
+
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(STALLED));
+    }
 }
