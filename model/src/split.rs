@@ -69,6 +69,20 @@ mod tests {
         rendezvous(arms(salt, weights).into_iter(), key.as_bytes())
     }
 
+    /// Changing one of these moves people off their arms at the next upgrade.
+    #[test]
+    fn choices_are_the_same_in_every_version() {
+        let seeds = ["", "checkout-2026"].map(|salt| ArmSeed::new(salt, "shop/v1").0);
+        let chosen: String = (0..64)
+            .map(|n| choose("checkout-2026", &[50, 30, 20], &format!("person-{n}")).unwrap().to_string())
+            .collect();
+        let turns: Vec<u64> = (0..8).map(|turn| spread(turn, 100)).collect();
+
+        assert_eq!(seeds, [799_270_328_180_490_309, 10_092_264_154_052_330_187]);
+        assert_eq!(chosen, "0202010021121201101201102001201000020101001022002011110100102020");
+        assert_eq!(turns, [0, 61, 23, 85, 47, 9, 70, 32]);
+    }
+
     #[test]
     fn shares_of_people_follow_the_weights() {
         let counts = (0..100_000).fold([0u32; 2], |mut counts, n| {

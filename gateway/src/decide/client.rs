@@ -91,11 +91,18 @@ impl ClientFinder {
         self.trusted.contains(peer)
     }
 
-    /// Whether the visitor came by https, as far as we and trusted proxies know.
-    pub fn is_https(&self, head: &Head<'_>, connection: &Connection) -> bool {
-        match head.headers.get(X_FORWARDED_PROTO) {
+    /// Whether the visitor came by https, as far as we and trusted proxies know, and to which port. Where a
+    /// proxy in front ended TLS, its port is taken to be the scheme's own.
+    pub fn came_by(&self, head: &Head<'_>, connection: &Connection) -> (bool, u16) {
+        let direct = connection.tls.is_some();
+        let https = match head.headers.get(X_FORWARDED_PROTO) {
             Some(proto) if self.trusts(connection.peer.ip()) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
-            _ => connection.tls.is_some(),
+            _ => direct,
+        };
+        match (https, https == direct) {
+            (_, true) => (https, connection.local.port()),
+            (true, false) => (true, 443),
+            (false, false) => (false, 80),
         }
     }
 
@@ -235,6 +242,15 @@ mod tests {
         let hops = format!("198.51.100.1, {}", vec!["10.0.0.2"; MAX_HOPS].join(", "));
 
         assert_eq!(found("x-forwarded-for", "10.0.0.1", &[&hops]), "10.0.0.2");
+    }
+
+    #[test]
+    fn a_trusted_proxy_that_ended_tls_says_so_and_nobody_else_can() {
+        let asked = Asked::get("h", "/").header("x-forwarded-proto", "https");
+        let by = |peer: &str| finder("x-forwarded-for").came_by(&asked.head(), &from(peer));
+
+        assert_eq!(by("10.0.0.1"), (true, 443));
+        assert_eq!(by("192.0.2.7"), (false, 8080));
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl ReadyKey {
         }
     }
 
+    /// Whether this is the cookie called `name`.
+    pub fn is_cookie(&self, name: &str) -> bool {
+        matches!(self, Self::Cookie(cookie) if **cookie == *name)
+    }
+
     /// The value in `head`, or `None` where it is absent or empty. Of several header lines
     /// or parameters of one name the first counts.
     pub fn read<'a>(&self, head: &Head<'a>, client: Network) -> Option<Value<'a>> {

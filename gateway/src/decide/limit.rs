@@ -15,7 +15,7 @@
 //!
 //! Taking a token reads and writes a map, which lock-free would need a fixed table that forgets
 //! early when a row is full, and then isn't exact. A shard is held for some tens of nanoseconds
-//! and there are 64 of them, so two cores seldom meet.
+//! and there are up to 64 of them, so two cores seldom meet.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -29,8 +29,11 @@ use super::Head;
 use super::key::{Network, ReadyKey};
 use crate::record::{LimitMetrics, LimitResult};
 
-/// Shards of a limit's buckets. A power of two.
-const SHARDS: usize = 64;
+/// Most shards of a limit's buckets. A power of two.
+const MAX_SHARDS: usize = 64;
+
+/// Keys that are worth a shard of their own. With few in each, chance would fill one long before the others.
+const KEYS_PER_SHARD: usize = 1_024;
 
 /// The buckets and bans of one named limit. Handed on by `compile` while its definition stays the same.
 pub struct LimitState {
@@ -87,7 +90,7 @@ impl LimitState {
             interval,
             depth: interval.saturating_mul(u64::from(limit.burst.max(1))),
             hasher: RandomState::new(),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..shards_for(max_keys)).map(|_| Mutex::default()).collect(),
             policy: policy.unwrap_or_else(|_| HeaderValue::from_static("\"limit\"")),
             quoted,
             limit: limit.clone(),
@@ -200,14 +203,14 @@ impl LimitState {
 
     fn shard(&self, id: BucketId) -> MutexGuard<'_, Shard> {
         // The upper bits choose the shard, because the map uses the lower ones. A panic can't leave a bucket half written.
-        self.shards[(id.0 >> 58) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[(id.0 >> 58) as usize % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes room for one more. When the shard is full it forgets full buckets, and if that
     /// frees less than a sixteenth, the sixteenth that is full again soonest: so a key that is
     /// new costs sixteen steps on average, however many attackers there are.
     fn make_room(&self, shard: &mut Shard, now: Timestamp) {
-        let room = (self.max_keys / SHARDS).max(1);
+        let room = (self.max_keys / self.shards.len()).max(1);
         if shard.len() < room {
             return;
         }
@@ -227,6 +230,11 @@ impl LimitState {
             });
         }
     }
+}
+
+/// A power of two.
+fn shards_for(max_keys: usize) -> usize {
+    (max_keys / KEYS_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two()
 }
 
 fn nanos(duration: std::time::Duration) -> u64 {
@@ -414,13 +422,13 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_fullest_buckets_are_forgotten_first() {
-        let limit = state(Duration::from_secs(1), 10, None, SHARDS * 100);
+        let limit = state(Duration::from_secs(1), 10, None, 100);
         let heavy = BucketId(1 << 40);
         for _ in 0..10 {
             limit.try_take(heavy, at(0));
         }
 
-        // All in the heavy key's shard: one token each, so each is full again long before it.
+        // One token each, so each is full again long before it.
         for id in 0..10_000 {
             limit.try_take(BucketId(id), at(1));
         }
@@ -431,7 +439,7 @@ mod tests {
 
     #[test]
     fn buckets_that_are_full_again_make_room_without_forgetting_the_others() {
-        let limit = state(Duration::from_millis(10), 10, None, SHARDS * 100);
+        let limit = state(Duration::from_millis(10), 10, None, 100);
         for id in 0..99 {
             limit.try_take(BucketId(id), at(0));
         }
@@ -445,8 +453,9 @@ mod tests {
     /// What a million keys cost: each shard's map holds at most 2^15 places of 24 bytes and one control byte.
     #[test]
     fn a_million_keys_fit_into_64_mib() {
-        let per_shard = (1_000_000 / SHARDS * 8).div_ceil(7).next_power_of_two();
-        let bytes = SHARDS * per_shard * (size_of::<(BucketId, Bucket)>() + 1);
+        let shards = shards_for(1_000_000);
+        let per_shard = (1_000_000 / shards * 8).div_ceil(7).next_power_of_two();
+        let bytes = shards * per_shard * (size_of::<(BucketId, Bucket)>() + 1);
 
         assert!(bytes <= 64 << 20, "{bytes}");
     }

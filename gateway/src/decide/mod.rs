@@ -232,13 +232,12 @@ fn plan(
         (Action::Forward(_), None) => unreachable!("compile gives every forwarding route a splitter"),
         (Action::Answer(fixed), _) => return Err(answer::fixed(client, fixed).on(route, headers).into()),
         (Action::Redirect(redirect), _) => {
-            let https = front.client.is_https(head, connection);
-            let port = connection.local.port();
+            let (https, port) = front.client.came_by(head, connection);
             let location = target::location(redirect, head, &spec.matches.path, https, port);
             return Err(answer::redirect(client, redirect.status, location).on(route, headers).into());
         }
     };
-    let chosen = splitter.choose(head, network, connection.tls.is_some(), dice);
+    let chosen = splitter.choose(head, network, front.client.came_by(head, connection).0, dice);
     headers.extend(chosen.set_cookie.map(|line| (header::SET_COOKIE, line)));
     let version = entry.arms[chosen.arm].version;
     let balancer = &snapshot.version(version).balance;

@@ -4,7 +4,8 @@
 //! rendezvous hashing (`tidegate_model::split`); everybody else is spread evenly, without dice.
 //!
 //! The issued cookie is `<id>~<arm>`: the id decides, the arm is there so that a drained arm keeps
-//! those who are on it, and so that a change of arm is noticed.
+//! those who are on it, and so that a change of arm is noticed. It is asked after all of `stick_by`, unless
+//! `stick_by` names it: then at its place there. A drained arm in it counts before anything else.
 //!
 //! # Invariants
 //!
@@ -45,6 +46,12 @@ struct ReadyArm {
 struct Issue {
     name: Box<str>,
     max_age: u64,
+}
+
+/// A cookie of ours: whose it is, and the arm it was issued for, if there still is such an arm.
+struct Held<'a> {
+    id: &'a str,
+    on: Option<usize>,
 }
 
 /// An arm, and how it was come by.
@@ -106,13 +113,30 @@ impl Splitter {
         {
             return Chosen { arm: 0, why: Why::Only, set_cookie: None };
         }
-        let stuck = self.stick_by.iter().enumerate().find_map(|(at, key)| Some((at, key.read(head, client)?)));
-        if let Some((at, value)) = stuck {
-            return Chosen { arm: self.nearest(value.as_bytes()), why: Why::Stuck(at), set_cookie: None };
+        let held = self.issue.as_ref().and_then(|issue| self.held(issue, head));
+        if let Some(Held { on: Some(arm), .. }) = held
+            && self.arms[arm].drains
+        {
+            return Chosen { arm, why: Why::Drained, set_cookie: None };
         }
-        if let Some(issue) = &self.issue {
-            return self.by_cookie(issue, head, secure, dice);
+        for (at, key) in self.stick_by.iter().enumerate() {
+            if let Some(issue) = self.issue.as_ref().filter(|issue| key.is_cookie(&issue.name)) {
+                if let Some(held) = &held {
+                    return self.by_id(issue, held.id, held.on, secure);
+                }
+            } else if let Some(value) = key.read(head, client) {
+                return Chosen { arm: self.nearest(value.as_bytes()), why: Why::Stuck(at), set_cookie: None };
+            }
         }
+        match (&self.issue, held) {
+            (Some(issue), Some(held)) => self.by_id(issue, held.id, held.on, secure),
+            (Some(issue), None) => self.by_id(issue, &format!("{:032x}", dice.random::<u128>()), None, secure),
+            (None, _) => self.in_turn(),
+        }
+    }
+
+    /// The next arm of the rotation.
+    fn in_turn(&self) -> Chosen {
         let mut at = spread(self.turn.fetch_add(1, Relaxed), self.total);
         let arm = self.arms.iter().position(|arm| {
             let weight = u64::from(arm.weight);
@@ -123,22 +147,12 @@ impl Splitter {
         Chosen { arm: arm.unwrap_or(0), why: Why::Spread, set_cookie: None }
     }
 
-    fn by_cookie(&self, issue: &Issue, head: &Head<'_>, secure: bool, dice: &mut impl Rng) -> Chosen {
-        let held = cookie(head.headers, &issue.name).and_then(parse);
-        let on = held.and_then(|(_, mark)| self.arms.iter().position(|arm| arm.mark == mark));
-        if let Some(arm) = on
-            && self.arms[arm].drains
-        {
-            return Chosen { arm, why: Why::Drained, set_cookie: None };
-        }
-        let fresh;
-        let id = match held {
-            Some((id, _)) => id,
-            None => {
-                fresh = format!("{:032x}", dice.random::<u128>());
-                &fresh
-            }
-        };
+    fn held<'a>(&self, issue: &Issue, head: &Head<'a>) -> Option<Held<'a>> {
+        let (id, mark) = parse(cookie(head.headers, &issue.name)?)?;
+        Some(Held { id, on: self.arms.iter().position(|arm| arm.mark == mark) })
+    }
+
+    fn by_id(&self, issue: &Issue, id: &str, on: Option<usize>, secure: bool) -> Chosen {
         let arm = self.nearest(id.as_bytes());
         let set_cookie = (on != Some(arm)).then(|| issue.line(id, &self.arms[arm].mark, secure));
         Chosen { arm, why: Why::Issued, set_cookie }
@@ -280,6 +294,23 @@ mod tests {
         assert_eq!(drained, Chosen { arm: 1, why: Why::Drained, set_cookie: None });
         assert_eq!(off.arm, 0);
         assert!(off.set_cookie.unwrap().to_str().unwrap().starts_with("tg=0123456789abcdef~shop/v1;"));
+    }
+
+    #[test]
+    fn the_issued_cookie_may_be_named_in_stick_by_and_a_drained_holder_stays_whatever_else_is_known() {
+        let stick_by = vec![Key::Cookie("tg".into()), Key::Cookie("uid".into())];
+        let both = Split { stick_by, ..issuing(&[Weight::Share(50), Weight::Share(50)]) };
+        let drained = Split { stick_by: vec![Key::ClientIp], ..issuing(&[Weight::Share(1), Weight::Drain]) };
+
+        let named = splitter(&both);
+        let first = choose(&named, &Asked::get("h", "/"));
+        let line = first.set_cookie.unwrap();
+        let again = choose(&named, &with_cookie(line.to_str().unwrap().split(';').next().unwrap()));
+        let holder = choose(&splitter(&drained), &with_cookie("tg=0123456789abcdef~shop/v2"));
+
+        assert_eq!(again, Chosen { arm: first.arm, why: Why::Issued, set_cookie: None });
+        assert_eq!(choose(&named, &with_cookie("uid=1")).why, Why::Stuck(1));
+        assert_eq!(holder.why, Why::Drained);
     }
 
     #[test]
