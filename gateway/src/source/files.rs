@@ -35,7 +35,7 @@ const MAX_REFERENCE: u64 = 4 << 20;
 pub fn read(path: &Path) -> Result<Vec<SourceFile>, Vec<Diagnostic>> {
     let paths = match list(path) {
         Ok(paths) => paths,
-        Err(diagnostic) => return Err(vec![diagnostic]),
+        Err(diagnostic) => return Err(vec![*diagnostic]),
     };
     let mut files = Vec::with_capacity(paths.len());
     let mut problems = Vec::new();
@@ -46,34 +46,34 @@ pub fn read(path: &Path) -> Result<Vec<SourceFile>, Vec<Diagnostic>> {
                 left -= text.len() as u64;
                 files.push(SourceFile { path, text });
             }
-            Err(diagnostic) => problems.push(diagnostic),
+            Err(diagnostic) => problems.push(*diagnostic),
         }
     }
     if problems.is_empty() { Ok(files) } else { Err(problems) }
 }
 
 /// The configuration files that `path` stands for: itself, or what is in the folder.
-pub fn list(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
+pub fn list(path: &Path) -> Result<Vec<PathBuf>, Box<Diagnostic>> {
     let shown = path.display();
-    let meta = fs::metadata(path).map_err(|err| unreadable(path, &err))?;
+    let meta = fs::metadata(path).map_err(|err| Box::new(unreadable(path, &err)))?;
     if !meta.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut paths = BTreeSet::new();
-    for entry in fs::read_dir(path).map_err(|err| unreadable(path, &err))? {
-        let name = entry.map_err(|err| unreadable(path, &err))?.file_name();
+    for entry in fs::read_dir(path).map_err(|err| Box::new(unreadable(path, &err)))? {
+        let name = entry.map_err(|err| Box::new(unreadable(path, &err)))?.file_name();
         if name.to_str().is_some_and(is_config_name) && !path.join(&name).is_dir() {
             paths.insert(path.join(name));
         }
         if paths.len() > MAX_FILES {
             let message = format!("folder {shown} holds more than {MAX_FILES} configuration files");
-            return Err(Diagnostic::error("too-many-files", message).help("merge some of them"));
+            return Err(Box::new(Diagnostic::error("too-many-files", message).help("merge some of them")));
         }
     }
     if paths.is_empty() {
         let message = format!("folder {shown} holds no configuration");
-        return Err(Diagnostic::error("empty-folder", message)
-            .help("put at least one *.yaml file there; hidden files don't count"));
+        let help = "put at least one *.yaml file there; hidden files don't count";
+        return Err(Box::new(Diagnostic::error("empty-folder", message).help(help)));
     }
     Ok(paths.into_iter().collect())
 }
@@ -128,17 +128,17 @@ pub fn fingerprint(paths: &[PathBuf]) -> String {
     hex(&hash.finalize())
 }
 
-fn read_one(path: &Path, left: u64) -> Result<String, Diagnostic> {
+fn read_one(path: &Path, left: u64) -> Result<String, Box<Diagnostic>> {
     let shown = path.display();
-    let bytes = read_bounded(path, left + 1).map_err(|err| unreadable(path, &err))?;
+    let bytes = read_bounded(path, left + 1).map_err(|err| Box::new(unreadable(path, &err)))?;
     if bytes.len() as u64 > left {
         let message = format!("configuration is larger than {} MiB at {shown}", MAX_BYTES >> 20);
-        return Err(Diagnostic::error("too-large", message).help("is this really a configuration file?"));
+        return Err(Box::new(Diagnostic::error("too-large", message).help("is this really a configuration file?")));
     }
     String::from_utf8(bytes).map_err(|err| {
         let line = 1 + err.as_bytes()[..err.utf8_error().valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        Diagnostic::error("not-utf8", format!("{shown} is not UTF-8 text: line {line} holds other bytes"))
-            .help("save the file as UTF-8")
+        let message = format!("{shown} is not UTF-8 text: line {line} holds other bytes");
+        Box::new(Diagnostic::error("not-utf8", message).help("save the file as UTF-8"))
     })
 }
 
