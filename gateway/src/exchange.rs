@@ -36,6 +36,8 @@ pub struct Visit {
     pub connection: Arc<Connection>,
     /// The exchange's next deadline.
     pub deadline: Arc<Deadline>,
+    /// Whether its answer says that the connection ends (HTTP/1).
+    pub last: bool,
 }
 
 /// One exchange: a request, its tries, its answer.

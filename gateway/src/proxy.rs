@@ -83,6 +83,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if exchange.visit.last {
+            session.set_keepalive(None); // Pingora has set what the client asked for.
+        }
         let request = session.req_header();
         let host = head::host(request);
         let trusted = exchange.peer_is_trusted();

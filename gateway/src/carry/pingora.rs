@@ -58,9 +58,14 @@ impl PingoraCarrier {
         Self { proxy: Arc::new(proxy), drain }
     }
 
-    async fn exchange(&self, session: ServerSession, connection: Arc<Connection>) -> Option<ReusedHttpStream> {
+    async fn exchange(
+        &self,
+        session: ServerSession,
+        connection: Arc<Connection>,
+        last: bool,
+    ) -> Option<ReusedHttpStream> {
         let deadline = Arc::new(Deadline::default());
-        let visit = Visit { connection, deadline: Arc::clone(&deadline) };
+        let visit = Visit { connection, deadline: Arc::clone(&deadline), last };
         let work = VISIT.scope(visit, self.proxy.process_new_http(session, &self.drain));
         deadline.guard(work).await.flatten()
     }
@@ -74,12 +79,12 @@ impl Carrier for PingoraCarrier {
         connection: Arc<Connection>,
         last: bool,
     ) -> Option<Box<DoorStream>> {
-        let guard = connection.guard.clone();
         let mut session = ServerSession::new_http1(stream as Stream);
-        session.set_keepalive(if last { None } else { Some(guard.idle_timeout.as_secs().max(1)) });
-        session.set_read_timeout(Some(guard.body_timeout));
+        session.set_read_timeout(Some(connection.guard.body_timeout));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
-        let reused = self.exchange(session, connection).await?;
+        // What is left of a body is drained after an early answer, so the connection may go on.
+        session.set_close_on_response_before_downstream_finish(false);
+        let reused = self.exchange(session, connection, last).await?;
         let (stream, _settings) = reused.consume();
         stream.into_any().downcast::<DoorStream>().ok()
     }
@@ -147,7 +152,7 @@ impl Carrier for PingoraCarrier {
                     let connection = Arc::clone(&connection);
                     tokio::spawn(async move {
                         let _place = place;
-                        carrier.exchange(ServerSession::new_http2(session), connection).await;
+                        carrier.exchange(ServerSession::new_http2(session), connection, false).await;
                     });
                 }
             }
