@@ -406,7 +406,9 @@ impl Proxy {
         exchange.reason = Some(answer.reason);
         exchange.route = answer.route;
         exchange.client.get_or_insert(answer.client);
-        respond::respond(session, answer).await
+        let own = exchange.id.iter().map(|id| (REQUEST_ID, id.clone())).collect();
+        let edits = answer.route.map(|route| &exchange.snapshot.routes[route].response_headers);
+        respond::respond(session, answer, own, edits).await
     }
 }
 

@@ -6,24 +6,37 @@ use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::decide::Answer;
+use super::edit;
+use crate::decide::{Answer, HeaderLines};
+use crate::snapshot::ReadyEdits;
 
 /// Writes `answer`. A gRPC client gets it as a trailers-only gRPC status, since it wouldn't understand
 /// anything else (gRPC over HTTP/2, "Responses").
 ///
+/// `own` are lines that every answer gets; `edits` are the route's.
+///
 /// # Errors
 ///
 /// The client is gone.
-pub async fn respond(session: &mut Session, answer: &Answer) -> Result<()> {
+pub async fn respond(
+    session: &mut Session,
+    answer: &Answer,
+    own: HeaderLines,
+    edits: Option<&ReadyEdits>,
+) -> Result<()> {
     let head_only = session.req_header().method == http::Method::HEAD;
     let is_grpc =
         session.req_header().headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc && answer.status >= 400 {
-        return respond_grpc(session, answer).await;
-    }
-    let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 2))?;
-    for (name, value) in &answer.headers {
+    let status = if is_grpc && answer.status >= 400 { 200 } else { answer.status };
+    let mut head = ResponseHeader::build(status, Some(answer.headers.len() + 4))?;
+    for (name, value) in answer.headers.iter().chain(&own) {
         head.append_header(name.clone(), value.clone())?;
+    }
+    if let Some(edits) = edits {
+        edit::apply(&mut head, edits)?;
+    }
+    if status != answer.status {
+        return respond_grpc(session, head, answer).await;
     }
     // 204 and 304 have no body and so no length (RFC 9110 §8.6).
     let bodiless = matches!(answer.status, 204 | 304);
@@ -35,13 +48,7 @@ pub async fn respond(session: &mut Session, answer: &Answer) -> Result<()> {
     session.write_response_body(Some(body), true).await
 }
 
-async fn respond_grpc(session: &mut Session, answer: &Answer) -> Result<()> {
-    let mut head = ResponseHeader::build(200, Some(answer.headers.len() + 3))?;
-    for (name, value) in &answer.headers {
-        if name != CONTENT_TYPE {
-            head.append_header(name.clone(), value.clone())?;
-        }
-    }
+async fn respond_grpc(session: &mut Session, mut head: ResponseHeader, answer: &Answer) -> Result<()> {
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))?;
     head.insert_header("grpc-status", grpc_status(answer.status))?;
     let message: String =
