@@ -58,7 +58,7 @@ nextest: $(STAMPS)/build $(STAMPS)/test ## Unit and end-to-end tests.
 	@mkdir -p $(TARGET); run() { cargo nextest run --workspace --locked 2>&1 | tee $(TARGET)/nextest.log; }; $(STEP) run
 
 .PHONY: check-configs
-check-configs: $(STAMPS)/build ## The examples, through the binary itself.
+check-configs: $(STAMPS)/build ## The examples, through the binary itself (without the keys that they name).
 	@cargo build --locked --quiet --bin tidegate; \
 	check() { for file in configs/*.yaml; do echo "$$file"; $(TARGET)/debug/tidegate check --no-files "$$file"; done; }; $(STEP) check
 
