@@ -276,7 +276,7 @@ pub struct Service {
     pub protocol: UpstreamProtocol,
     /// TLS to endpoints; `None` for plain.
     pub tls: Option<UpstreamTls>,
-    /// Idle connections kept for each endpoint and core.
+    /// Idle connections kept to each endpoint for shadow copies. Live traffic has a bound over all endpoints.
     pub keep_idle: usize,
     /// Versions, in the order they were written.
     pub versions: Vec<Version>,

@@ -32,7 +32,7 @@ section! {
         pub protocol: Option<At<UpstreamSpeaks>>,
         /// Speaks TLS to endpoints. `{}` for the defaults.
         pub tls: Option<UpstreamTls>,
-        /// Idle connections kept for each endpoint and core.
+        /// Idle connections kept to each endpoint for shadow copies. Live traffic keeps up to 2,048 for each core, over all endpoints.
         #[schemars(extend("default" = 32))]
         pub keep_idle: Option<At<Whole<0, 100_000>>>,
         /// Versions by name: canary, A/B and shadow name them as `service/version`.
