@@ -1,0 +1,177 @@
+//! What the operator wants, proven valid: the output of `check`.
+//!
+//! Every name has become an index, every literal a typed value, every default
+//! has been filled in. Nothing after `check` validates again: having a
+//! [`Desired`] is the proof.
+//!
+//! # Invariants
+//!
+//! - Every index points into the table that its type names.
+//! - Names are unique in their table; `routes` keep the order of the file.
+//! - Regular expressions compile, header names and values are legal, and file
+//!   paths are absolute (relative ones were resolved against the config's folder).
+//!
+//! # Not here
+//!
+//! Files are not read and ports not bound; `compile` and `run` do that, and
+//! report through the same diagnostics.
+
+mod listener;
+mod route;
+mod service;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use listener::*;
+pub use route::*;
+pub use service::*;
+
+/// The number of a configuration that was accepted. Grows by one each time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A whole valid configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// Which accepted configuration this is.
+    pub generation: Generation,
+    /// Where metrics, health and snapshots are served; `None` turns it off.
+    pub admin: Option<SocketAddr>,
+    /// Sockets that visitors reach.
+    pub listeners: Vec<Listener>,
+    /// How the visitor's address is found behind other proxies.
+    pub client_ip: ClientIp,
+    /// Who may talk to any route at all.
+    pub access: Access,
+    /// Named rate limits.
+    pub limits: Vec<Limit>,
+    /// Upstream services.
+    pub services: Vec<Service>,
+    /// Routes, in the order they were written.
+    pub routes: Vec<Route>,
+    /// Where access-log lines go.
+    pub access_log: AccessLog,
+    /// Bounds that hold for the whole process.
+    pub bounds: Bounds,
+}
+
+/// Bounds that hold for the whole process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bounds {
+    /// Bytes that all shadow copies together may hold. Beyond it copies are dropped and counted.
+    pub shadow_bytes: u64,
+    /// Keys that one named limit remembers. Beyond it the stalest are forgotten.
+    pub limit_keys: usize,
+    /// Open client connections. Beyond it new ones are closed at accept.
+    pub connections: usize,
+    /// Open client connections from one source address (or one IPv6 prefix).
+    pub connections_per_source: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { shadow_bytes: 64 << 20, limit_keys: 200_000, connections: 15_000, connections_per_source: 10_000 }
+    }
+}
+
+/// Where access-log lines go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum AccessLog {
+    /// No access log.
+    #[default]
+    Off,
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines appended to a file. Reopened on SIGHUP, for log rotation.
+    File(PathBuf),
+}
+
+/// How the visitor's address is found behind other proxies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientIp {
+    /// Proxies whose word we take.
+    pub trusted: Vec<IpNet>,
+    /// The header they speak through, in lower case: `x-forwarded-for`, `forwarded`, or one that holds a single address.
+    pub header: String,
+    /// IPv6 clients are told apart by this many leading bits.
+    pub v6_prefix: u8,
+}
+
+impl Default for ClientIp {
+    fn default() -> Self {
+        Self { trusted: Vec::new(), header: "x-forwarded-for".into(), v6_prefix: 64 }
+    }
+}
+
+/// An allow list and a deny list. Deny wins; an empty allow list allows everybody.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Access {
+    /// Who may come. Empty: everybody.
+    pub allow: Vec<IpNet>,
+    /// Who may not, whatever `allow` says.
+    pub deny: Vec<IpNet>,
+}
+
+/// What a request is told apart by, for limits, stickiness and hashing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The visitor's address (IPv6: its prefix).
+    ClientIp,
+    /// A request header, by lower-case name.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// A query parameter, percent-decoded.
+    Query(String),
+    /// The host, in lower case and without its port.
+    Host,
+    /// The path, as it is matched.
+    Path,
+    /// The method.
+    Method,
+}
+
+/// A named token bucket for each value of its keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// Its name in the configuration, metrics and RateLimit headers.
+    pub name: String,
+    /// What tells buckets apart. A request that lacks one of the keys uses the empty value for it.
+    pub keys: Vec<Key>,
+    /// Time between two tokens: `50/s` is 20 ms.
+    pub interval: Duration,
+    /// Tokens in a full bucket, at least 1.
+    pub burst: u32,
+    /// The window the rate was written in (`50/s`: 1 s), for the RateLimit-Policy header.
+    pub window: Duration,
+    /// Tokens per window as written (`50/s`: 50).
+    pub per_window: u32,
+    /// Status of a refusal (default 429).
+    pub over: u16,
+    /// What follows when refusals repeat.
+    pub ban: Option<Ban>,
+}
+
+/// A ban for a key that goes on after being refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ban {
+    /// How long.
+    pub lasts: Duration,
+    /// Refusals within `window` before it begins (default 20).
+    pub after: u32,
+    /// The span in which refusals are counted (default 10 s).
+    pub window: Duration,
+}
