@@ -15,6 +15,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get
 
 # command:package, installed only where the command is missing.
 BUILD_TOOLS := cc:build-essential cmake:cmake clang:clang curl:curl
+BENCH_TOOLS := haproxy:haproxy wrk:wrk
 TEST_TOOLS := nginx:nginx-light h2load:nghttp2-client promtool:prometheus openssl:openssl python3:python3
 
 # Runs the rest of the recipe's line as a step with a title and its time.
@@ -63,9 +64,10 @@ check-configs: $(STAMPS)/build ## The examples, through the binary itself (witho
 	check() { for file in configs/*.yaml; do echo "$$file"; $(TARGET)/debug/tidegate check --no-files "$$file"; done; }; $(STEP) check
 
 .PHONY: bench
-bench: $(STAMPS)/build $(STAMPS)/test ## The behaviours at full size, through the release binary, and the micro benches.
+bench: build $(STAMPS)/test $(STAMPS)/bench ## The behaviours at full size, the micro benches, and CPU per request beside nginx and HAProxy.
 	TIDEGATE_FULL=1 cargo nextest run --release --locked --profile bench --test e2e
 	cargo bench --workspace --locked
+	benches/side_by_side.py --binary $(TARGET)/release/tidegate
 
 .PHONY: install-tools
 install-tools: $(STAMPS)/build $(STAMPS)/rust $(STAMPS)/deny $(STAMPS)/test ## What the other targets need.
@@ -97,4 +99,8 @@ $(STAMPS)/deny: $(STAMPS)/build
 $(STAMPS)/test: $(STAMPS)/build
 	$(call install,$(TEST_TOOLS))
 	$(call cargo-install,nextest)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/bench: $(STAMPS)/test
+	$(call install,$(BENCH_TOOLS))
 	@mkdir -p $(@D) && touch $@
