@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use smallvec::SmallVec;
-use tidegate_model::desired::Timeouts;
+use tidegate_model::desired::{Timeouts, UpstreamProtocol};
 use tidegate_model::time::Timestamp;
 use tracing::warn;
 
@@ -131,6 +131,17 @@ impl Exchange {
     /// Its version.
     pub fn version(&self, plan: &Plan) -> &VersionEntry {
         self.snapshot.version(plan.version)
+    }
+
+    /// Whether the upstream socket is this exchange's own. One that may speak HTTP/2 carries other exchanges too.
+    pub fn owns_socket(&self, plan: &Plan, upgrade: bool) -> bool {
+        let service = self.service(plan);
+        upgrade
+            || match service.spec.protocol {
+                UpstreamProtocol::Http1 => true,
+                UpstreamProtocol::Auto => service.tls.is_none(), // Nothing is negotiated without TLS.
+                UpstreamProtocol::Http2 => false,
+            }
     }
 
     /// Its deadlines.

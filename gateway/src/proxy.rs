@@ -7,7 +7,6 @@
 //! upstream_request_filter   the head as the endpoint gets it                      │ a try
 //! request_body_filter       count, bound, tap                                     │
 //! upstream_response_filter  judge the endpoint; try again?                        ┘
-//! upstream_response_body_filter                tap
 //! response_filter           the head as the client gets it
 //! fail_to_proxy             what went wrong → Answer
 //! logging                   record
@@ -33,7 +32,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use tidegate_model::desired::UpstreamProtocol;
 
 use crate::carry::{edit, finish, head, peer, respond, verdict};
 use crate::clock;
@@ -152,8 +150,7 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<()> {
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
-        // An HTTP/2 connection is shared, so its socket is not ours to shut down.
-        let own = session.is_upgrade_req() || exchange.service(plan).spec.protocol == UpstreamProtocol::Http1;
+        let own = exchange.owns_socket(plan, session.is_upgrade_req());
         exchange.visit.deadline.watch(own.then_some(socket));
         if own {
             exchange.expect_first_byte(clock::now());
@@ -197,7 +194,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         exchange: &mut Exchange,
@@ -208,7 +205,7 @@ impl ProxyHttp for Proxy {
             if exchange.snapshot.desired.routes[plan.route].max_body.is_some_and(|max| exchange.body_seen > max) {
                 return Err(Error::new_down(ErrorType::HTTPStatus(413)));
             }
-            if exchange.first_byte.is_none() && exchange.service(plan).spec.protocol == UpstreamProtocol::Http1 {
+            if exchange.first_byte.is_none() && exchange.owns_socket(plan, session.is_upgrade_req()) {
                 // The endpoint can't be expected to answer before it has the request.
                 exchange.expect_first_byte(clock::now());
             }

@@ -97,7 +97,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     control.block_on(until_stopped(&gateway, reloads))?;
 
     readiness.enter(Stage::Draining);
-    if let Some(gateway) = locked(&gateway).take() {
+    let stopping = locked(&gateway).take(); // Not in the `if`, which would hold the lock to its end.
+    if let Some(gateway) = stopping {
         let began = Instant::now();
         let (door, rest) = gateway.into_door();
         let cut = control.block_on(door.drain(options.drain));
