@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_model::diagnostic::Diagnostic;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -54,6 +55,7 @@ pub enum StartError {
 pub fn run(options: &Options) -> Result<(), StartError> {
     // Pingora installs its own choice where there is none yet; the first one wins.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    raise_descriptor_limit();
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -150,6 +152,18 @@ async fn until_stopped(
     }
     lookups.abort();
     Ok(())
+}
+
+/// Each request in flight takes two descriptors, and the usual soft limit is 1,024: takes what the hard limit gives.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => info!(from = limit.current, to = limit.maximum, "file descriptor limit raised"),
+        Err(err) => warn!(%err, soft = limit.current, "file descriptor limit could not be raised"),
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
