@@ -14,7 +14,7 @@ pub struct Route {
     pub matches: Matches,
     /// What happens to them.
     pub action: Action,
-    /// Limits, as indices into [`Desired::limits`], asked in this order.
+    /// Limits, as indices into [`Desired::limits`](super::Desired::limits), asked in this order.
     pub limits: Vec<usize>,
     /// Who may use this route, after the global lists.
     pub access: Access,
@@ -37,13 +37,13 @@ pub struct Route {
 /// Overrides of a service's deadlines; `None` leaves the service's.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteTimeouts {
-    /// See [`Timeouts::connect`].
+    /// See [`Timeouts::connect`](super::Timeouts::connect).
     pub connect: Option<Duration>,
-    /// See [`Timeouts::first_byte`].
+    /// See [`Timeouts::first_byte`](super::Timeouts::first_byte).
     pub first_byte: Option<Duration>,
-    /// See [`Timeouts::idle`].
+    /// See [`Timeouts::idle`](super::Timeouts::idle).
     pub idle: Option<Duration>,
-    /// See [`Timeouts::total`].
+    /// See [`Timeouts::total`](super::Timeouts::total).
     pub total: Option<Duration>,
 }
 
@@ -138,7 +138,8 @@ pub struct Arm {
     pub weight: Weight,
 }
 
-/// A version, by its place in [`Desired::services`] and [`Service::versions`].
+/// A version, by its place in [`Desired::services`](super::Desired::services) and
+/// [`Service::versions`](super::Service::versions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VersionRef {
     /// Index of the service.
