@@ -30,9 +30,6 @@ const IDLE_UPSTREAM_CONNECTIONS: usize = 2_048;
 /// Malformed streams that one HTTP/2 connection may send before it is closed.
 const MALFORMED_STREAMS: usize = 32;
 
-/// Bytes of headers on an HTTP/2 stream, decoded.
-const H2_HEADER_LIST: u32 = 32 << 10;
-
 /// Unread bytes of a request body that are drained, so that the connection can be used again, take at most this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -104,7 +101,7 @@ impl Carrier for PingoraCarrier {
         });
         let mut options = server::default_h2_options();
         options.max_concurrent_streams(connection.guard.max_streams);
-        options.max_header_list_size(H2_HEADER_LIST);
+        options.max_header_list_size(u32::try_from(connection.guard.max_header_bytes).unwrap_or(u32::MAX));
         let handshake = server::handshake(stream, Some(options));
         let mut http2 = match tokio::time::timeout(connection.guard.handshake_timeout, handshake).await {
             Ok(Ok(http2)) => http2,

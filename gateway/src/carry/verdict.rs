@@ -7,7 +7,7 @@ use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 use tidegate_model::desired::Methods;
 
-use crate::decide::{Answer, HeaderLines, Plan, Reason};
+use crate::decide::{Answer, HeaderLines, Plan, Reason, ready};
 
 /// Marks an answer whose status asks for another try.
 pub const RETRY_STATUS: ErrorType = ErrorType::Custom("status asks for a retry");
@@ -17,16 +17,7 @@ pub const STALE_TRIES: u32 = 3;
 
 /// Whether the request can be sent once more: its method allows it, and its body is still at hand.
 pub fn may_repeat(session: &Session, methods: &Methods) -> bool {
-    !session.as_ref().retry_buffer_truncated() && method_in(methods, session.req_header().method.as_str())
-}
-
-fn method_in(methods: &Methods, method: &str) -> bool {
-    match methods {
-        Methods::Any => true,
-        Methods::Safe => matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE"),
-        Methods::Idempotent => matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
-        Methods::Only(these) => these.iter().any(|m| m == method),
-    }
+    !session.as_ref().retry_buffer_truncated() && ready::allows(methods, &session.req_header().method)
 }
 
 /// The answer for an exchange that failed; `None` when the client is gone or has part of an answer already.
