@@ -12,15 +12,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::protocols::tls::SslDigest;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 use super::Carrier;
 use super::census::{Room, Seat};
+use super::handshake::handshake;
 use super::head::{Head, HeadLimits, HeadScanner};
 use super::listener::Terms;
 use super::metrics::{Handshake, Turned};
@@ -28,13 +27,10 @@ use super::proxy_header::{self, Proxied};
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::stream::DoorStream;
-use crate::decide::{Connection, TlsFacts};
+use crate::decide::Connection;
 
 /// The client's half of the HTTP/2 preface (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The first byte of a TLS handshake record (RFC 8446 §5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Bytes of what we say on a socket that should speak TLS and doesn't, and how long we try.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -90,8 +86,8 @@ async fn open(
     }
     let (mut stream, tls) = match &terms.tls {
         None => (Box::new(DoorStream::over_socket(socket, peer, local)), None),
-        Some(acceptor) => {
-            let (stream, facts) = handshake(socket, acceptor, terms, peer, local).await?;
+        Some(front) => {
+            let (stream, facts) = handshake(socket, front, terms, peer, local).await?;
             (stream, Some(Arc::new(facts)))
         }
     };
@@ -124,63 +120,8 @@ async fn proxy_header(socket: &mut Socket) -> Result<Proxied, ()> {
     }
 }
 
-async fn handshake(
-    mut socket: Socket,
-    acceptor: &TlsAcceptor,
-    terms: &Terms,
-    peer: SocketAddr,
-    local: SocketAddr,
-) -> Option<(Box<DoorStream>, TlsFacts)> {
-    if socket.ahead().is_empty() && !matches!(socket.fill().await, Ok(1..)) {
-        // Opened and closed without a word: a port check, and no failed handshake.
-        return None;
-    }
-    match socket.ahead().first() {
-        Some(&TLS_HANDSHAKE) => {}
-        Some(letter) if letter.is_ascii_uppercase() => {
-            terms.metrics.handshake(Handshake::PlainHttp);
-            terms.metrics.refused(Refusal::PlainOnTls);
-            let mut plain = DoorStream::over_socket(socket, peer, local);
-            refuse(&mut plain, Refusal::PlainOnTls).await;
-            return None;
-        }
-        _ => {
-            terms.metrics.handshake(Handshake::Garbage);
-            return None;
-        }
-    }
-    let tls = match acceptor.accept(socket).await {
-        Ok(tls) => tls,
-        Err(err) => {
-            terms.metrics.handshake(outcome(&err));
-            return None;
-        }
-    };
-    terms.metrics.handshake(Handshake::Ok);
-    let (_, state) = tls.get_ref();
-    let facts = TlsFacts {
-        sni: state.server_name().map(str::to_ascii_lowercase),
-        version: state.protocol_version().and_then(|version| version.as_str()).unwrap_or_default(),
-        cipher: state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
-    };
-    let digest = SslDigest::new(facts.cipher, facts.version, None, None, Vec::new());
-    Some((Box::new(DoorStream::tls(tls, digest, peer, local)), facts))
-}
-
-fn outcome(err: &std::io::Error) -> Handshake {
-    use rustls::Error;
-    let tls = err.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    match tls {
-        None => Handshake::Closed,
-        Some(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => Handshake::Incompatible,
-        Some(Error::AlertReceived(_)) => Handshake::ClientAlert,
-        Some(Error::InvalidMessage(_) | Error::InappropriateMessage { .. }) => Handshake::Garbage,
-        Some(_) => Handshake::Failed,
-    }
-}
-
 /// Answers a request that broke a rule, and closes so that the client can read the answer.
-async fn refuse(stream: &mut DoorStream, refusal: Refusal) {
+pub(super) async fn refuse(stream: &mut DoorStream, refusal: Refusal) {
     let say = async {
         let _ = stream.write_all(refusal.answer().as_bytes()).await;
         let _ = stream.flush().await;

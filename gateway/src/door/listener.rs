@@ -13,14 +13,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tidegate_model::desired::{Listener, ListenerGuard, Purpose};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use super::metrics::ListenerMetrics;
-use crate::tls::{Resolver, TlsShape};
+use crate::tls::Front;
 
 /// Connections that wait in the kernel to be accepted, for each socket. Beyond it the kernel
 /// ignores new ones, and clients try again.
@@ -60,14 +58,14 @@ pub struct Terms {
     /// Deadlines and sizes.
     pub guard: Arc<ListenerGuard>,
     /// TLS; `None` on a plain listener.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Front>,
     /// Handles.
     pub metrics: ListenerMetrics,
 }
 
 impl Terms {
     /// The terms that a listener's configuration says.
-    pub fn new(listener: &Listener, tls: Option<TlsAcceptor>, metrics: ListenerMetrics) -> Self {
+    pub fn new(listener: &Listener, tls: Option<Front>, metrics: ListenerMetrics) -> Self {
         Self {
             name: listener.name.as_str().into(),
             redirect_to: match listener.purpose {
@@ -90,17 +88,6 @@ impl fmt::Debug for Terms {
     }
 }
 
-/// TLS of an address that is open.
-#[derive(Clone, Debug)]
-pub struct OpenTls {
-    /// What the settings were made for.
-    pub shape: TlsShape,
-    /// Where certificates are swapped.
-    pub resolver: Arc<Resolver>,
-    /// The settings.
-    pub config: Arc<ServerConfig>,
-}
-
 /// An address that is open.
 #[derive(Debug)]
 pub struct Open {
@@ -108,8 +95,6 @@ pub struct Open {
     pub address: SocketAddr,
     /// The terms for new connections.
     pub terms: Arc<ArcSwap<Terms>>,
-    /// Its TLS; `None` on a plain listener.
-    pub tls: Option<OpenTls>,
     /// Turns true when it closes.
     pub stop: watch::Sender<bool>,
 }

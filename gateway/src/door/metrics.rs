@@ -50,12 +50,14 @@ pub enum Handshake {
     Incompatible,
     /// The client refused us, mostly over the certificate.
     ClientAlert,
+    /// An ACME authority looked at a challenge's certificate (TLS-ALPN-01).
+    Authority,
     /// Anything else.
     Failed,
 }
 
 impl Handshake {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ok,
         Self::Late,
         Self::Closed,
@@ -63,6 +65,7 @@ impl Handshake {
         Self::Garbage,
         Self::Incompatible,
         Self::ClientAlert,
+        Self::Authority,
         Self::Failed,
     ];
 
@@ -75,6 +78,7 @@ impl Handshake {
             Self::Garbage => "garbage",
             Self::Incompatible => "incompatible",
             Self::ClientAlert => "client_alert",
+            Self::Authority => "acme_challenge",
             Self::Failed => "failed",
         }
     }

@@ -19,6 +19,7 @@ pub mod census;
 pub mod chunk;
 mod connection;
 pub mod framing;
+mod handshake;
 pub mod head;
 mod io;
 mod listener;
@@ -39,14 +40,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tidegate_model::desired::{Bounds, Desired, Listener};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
 use crate::decide::Connection;
-use crate::tls::{CertTable, Resolver, TlsShape, TlsShared};
+use crate::tls::{CertTable, ChallengeCertificates, Front, TlsShape, TlsShared};
 use census::Room;
 pub use listener::BindError;
-use listener::{AddressKey, Open, OpenTls, Terms};
+use listener::{AddressKey, Open, Terms};
 use metrics::DoorMetrics;
 use stream::DoorStream;
 use worker::{House, Order, Worker};
@@ -167,16 +167,16 @@ impl Door {
             stays
         });
         for ((listener, key), table) in desired.listeners.iter().zip(keys).zip(certificates) {
-            let before = self.open.get(&key).and_then(|open| open.tls.clone());
-            let tls = self.tls_for(listener, table, before);
-            let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.config)));
-            let terms = Terms::new(listener, acceptor, self.metrics.listener(&listener.name));
+            let tls = listener.tls.as_ref().zip(table).map(|(tls, table)| {
+                let shape = TlsShape { only_tls13: tls.only_tls13, http1: listener.http1, http2: listener.http2 };
+                Front::new(&self.tls, shape, table)
+            });
+            let terms = Terms::new(listener, tls, self.metrics.listener(&listener.name));
             if let Some(open) = self.open.get_mut(&key) {
                 open.terms.store(Arc::new(terms));
-                open.tls = tls;
             } else if let Some((address, sockets)) = prepared.0.remove(&key) {
                 let terms = Arc::new(ArcSwap::from_pointee(terms));
-                let open = Open { address, terms, tls, stop: watch::channel(false).0 };
+                let open = Open { address, terms, stop: watch::channel(false).0 };
                 self.open_up(&open, sockets);
                 info!(listener = listener.name, %address, "listener opened");
                 self.open.insert(key, open);
@@ -184,19 +184,6 @@ impl Door {
                 error!(listener = listener.name, "listener was not bound before it was applied");
             }
         }
-    }
-
-    /// The settings for a listener's certificates: those it has, with the new table, or else new ones.
-    fn tls_for(&self, listener: &Listener, table: Option<CertTable>, before: Option<OpenTls>) -> Option<OpenTls> {
-        let (tls, table) = (listener.tls.as_ref()?, table?);
-        let shape = TlsShape { only_tls13: tls.only_tls13, http1: listener.http1, http2: listener.http2 };
-        if let Some(before) = before.filter(|before| before.shape == shape) {
-            before.resolver.replace(table);
-            return Some(before);
-        }
-        let resolver = Arc::new(Resolver::new(table));
-        let config = self.tls.config(shape, Arc::clone(&resolver));
-        Some(OpenTls { shape, resolver, config })
     }
 
     fn open_up(&self, open: &Open, sockets: Vec<socket2::Socket>) {
@@ -219,6 +206,11 @@ impl Door {
             self.open.values().map(|open| (open.terms.load().name.to_string(), open.address)).collect();
         all.sort();
         all
+    }
+
+    /// Where the proofs for ACME authorities are put.
+    pub fn challenges(&self) -> &Arc<ChallengeCertificates> {
+        self.tls.challenges()
     }
 
     /// Client connections open now.

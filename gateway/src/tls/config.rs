@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::server::{
+    NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
+};
+use rustls::{ConfigBuilder, ServerConfig, SupportedProtocolVersion, WantsVerifier};
 
-use super::Resolver;
+use super::ChallengeCertificates;
+use super::challenge::ACME_TLS;
 
 /// TLS 1.2 sessions without tickets that are remembered. Beyond it the oldest is forgotten and
 /// its client makes a full handshake.
@@ -35,6 +38,7 @@ pub struct TlsShape {
 pub struct TlsShared {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
+    challenges: Arc<ChallengeCertificates>,
 }
 
 impl TlsShared {
@@ -44,21 +48,35 @@ impl TlsShared {
     ///
     /// When the system has no randomness to give.
     pub fn new() -> Result<Self, rustls::Error> {
-        Ok(Self { ticketer: aws_lc_rs::Ticketer::new()?, sessions: ServerSessionMemoryCache::new(SESSIONS) })
+        let (ticketer, sessions) = (aws_lc_rs::Ticketer::new()?, ServerSessionMemoryCache::new(SESSIONS));
+        Ok(Self { ticketer, sessions, challenges: Arc::default() })
     }
 
-    /// Settings of one listener.
-    pub fn config(&self, shape: TlsShape, resolver: Arc<Resolver>) -> Arc<ServerConfig> {
+    /// Where the proofs for ACME authorities are put.
+    pub fn challenges(&self) -> &Arc<ChallengeCertificates> {
+        &self.challenges
+    }
+
+    /// Settings of a handshake with an ACME authority (RFC 8737). Nothing of it is ever resumed.
+    pub(super) fn challenge(&self) -> Arc<ServerConfig> {
+        let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
+        let mut config = builder(versions)
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.challenges) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols.push(ACME_TLS.to_vec());
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Arc::new(config)
+    }
+
+    /// Settings of a visitor's handshake.
+    pub(super) fn visitors(&self, shape: TlsShape, resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
         let versions: &[_] = if shape.only_tls13 {
             &[&rustls::version::TLS13]
         } else {
             &[&rustls::version::TLS13, &rustls::version::TLS12]
         };
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
-            .with_protocol_versions(versions)
-            .expect("invariant: the provider has cipher suites for these versions")
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
+        let mut config = builder(versions).with_no_client_auth().with_cert_resolver(resolver);
         config.ticketer = Arc::clone(&self.ticketer);
         config.session_storage = Arc::clone(&self.sessions);
         if shape.http2 {
@@ -69,4 +87,10 @@ impl TlsShared {
         }
         Arc::new(config)
     }
+}
+
+fn builder(versions: &[&'static SupportedProtocolVersion]) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(versions)
+        .expect("invariant: the provider has cipher suites for these versions")
 }

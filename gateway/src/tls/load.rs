@@ -1,6 +1,5 @@
 //! Reads certificates and keys from files, and reports every problem with them at once.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use tidegate_model::desired::{CertificateFiles, ListenerTls};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::config::provider;
-use super::{CertTable, TlsProblem};
+use super::{CertTable, Slot, TlsProblem};
 
 /// Bytes of a certificate or key file. A larger one is refused: it is something else.
 const MAX_FILE: u64 = 1 << 20;
@@ -25,36 +24,24 @@ impl CertTable {
     ///
     /// Every problem with every file.
     pub fn load(tls: &ListenerTls) -> Result<Self, Vec<TlsProblem>> {
-        let mut table =
-            Self { keys: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new(), warnings: Vec::new() };
+        let mut table = Self::default();
         let mut problems = Vec::new();
         for files in &tls.certificates {
-            if let Err(mut found) = table.add(files) {
+            if let Err(mut found) = table.read(files) {
                 problems.append(&mut found);
             }
         }
         if problems.is_empty() { Ok(table) } else { Err(problems) }
     }
 
-    fn add(&mut self, files: &CertificateFiles) -> Result<(), Vec<TlsProblem>> {
+    fn read(&mut self, files: &CertificateFiles) -> Result<(), Vec<TlsProblem>> {
         let (chain, key) = match (read_chain(&files.cert), read_key(&files.key)) {
             (Ok(chain), Ok(key)) => (chain, key),
             (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
         };
         let names = self.look_at(&files.cert, &chain[0]).map_err(|problem| vec![problem])?;
         let certified = certify(files, chain, key).map_err(|problem| vec![problem])?;
-        let at = self.keys.len();
-        self.keys.push(Arc::new(certified));
-        for name in names {
-            let table = match name.strip_prefix("*.") {
-                Some(rest) => self.wildcard.entry(rest.to_owned()),
-                None => self.exact.entry(name),
-            };
-            let indices = table.or_default();
-            if indices.last() != Some(&at) {
-                indices.push(at);
-            }
-        }
+        self.add(&names, Arc::new(Slot::holding(certified)));
         Ok(())
     }
 

@@ -208,3 +208,25 @@ fn a_proxy_header_comes_before_the_handshake_even_in_one_packet_with_it() {
 
     assert!(tls.get("/").body.contains("from [2001:db8::7]:4711 sni a.test"));
 }
+
+#[test]
+fn an_acme_authority_is_shown_the_challenge_of_its_name_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, root) = certificate(folder.path(), "a", &["a.test"]);
+    let (proof, proof_der) = certificate(folder.path(), "proof", &["a.test"]);
+    let rig = rig(vec![tls_listener(vec![files])]);
+    rig.door.challenges().put("a.test", certified(&proof));
+
+    let mut authority = rig.connect().tls("a.test", &["acme-tls/1"], &proof_der);
+    authority.expect_end();
+    let mut both = rig.connect().tls("a.test", &["acme-tls/1", "http/1.1"], &root);
+    let visitor = both.get("/").status;
+    rig.door.challenges().remove("a.test");
+    let mut late = rig.connect().tls("a.test", &["acme-tls/1"], &proof_der);
+    let refused = std::io::Read::read(&mut late.io, &mut [0]).unwrap_err();
+
+    assert_eq!(authority.io.conn.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+    assert_eq!(visitor, 200);
+    assert!(refused.to_string().contains("fatal alert"), "{refused}");
+    assert_eq!((rig.handshakes("acme_challenge"), rig.handshakes("ok")), (1, 1));
+}
