@@ -4,6 +4,8 @@
 //! were refused. A reader that went away (`tidegate schema | head`) is success.
 
 mod archive;
+mod ask;
+mod bans;
 mod check;
 mod completions;
 mod demo;
@@ -47,6 +49,7 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Reload(reload::Args),
+    Bans(bans::Args),
     History(history::Args),
     Diff(diff::Args),
     Restore(restore::Args),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Reload(args) => reload::run(args),
+        Command::Bans(args) => bans::run(args),
         Command::History(args) => history::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Restore(args) => restore::run(args),

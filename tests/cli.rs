@@ -150,7 +150,7 @@ routes:
 
 #[test]
 fn help_of_every_command_says_what_it_does_and_shows_examples() {
-    for name in ["check", "explain", "reload", "history", "diff", "restore", "schema", "completions"] {
+    for name in ["check", "explain", "reload", "bans", "history", "diff", "restore", "schema", "completions"] {
         let output = command(&[name, "--help"]).output().unwrap();
 
         assert!(stdout(&output).contains("Examples:"), "{name}");
@@ -171,7 +171,7 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&command(&["completions", shell]).output().unwrap());
 
-        for name in ["gateway", "check", "explain", "reload", "history", "diff", "restore", "top"] {
+        for name in ["gateway", "check", "explain", "reload", "bans", "history", "diff", "restore", "top"] {
             assert!(script.contains(name), "{shell} doesn't complete {name}");
         }
     }
@@ -356,6 +356,37 @@ fn reload_tells_what_came_of_it() {
     assert!(stderr(&refused).contains("generation 1 stays in force"), "{}", stderr(&refused));
     assert_eq!(elsewhere.status.code(), Some(1));
     assert!(stderr(&elsewhere).contains("no gateway answered"), "{}", stderr(&elsewhere));
+}
+
+#[test]
+fn bans_are_listed_added_and_removed_and_outlive_a_killed_gateway() {
+    let bench = Bench::new();
+    bench.write(&bench.answering("hello"));
+    let gateway = bench.gateway(0);
+    let bans = |args: &[&str]| bench.run(&[&["bans"], args, &["--admin", bench.admin.as_str()]].concat());
+
+    let none = bans(&[]);
+    let added = bans(&["add", "203.0.113.9/24", "2001:db8::/64", "--for", "2h", "--reason", "scraper"]);
+    let refused = bans(&["add", "nobody"]);
+    let held = bans(&["203.0.113.200", "--json"]);
+    let mistaken = bans(&["remove", "203.0.113.200"]);
+    let removed = bans(&["remove", "2001:db8::/64"]);
+    let kept = || fs::read_to_string(bench.path("state/bans")).is_ok_and(|text| text.contains("free 2001:db8::/64"));
+    bench.eventually("the journal holds the last change", kept);
+    drop(gateway); // Killed, not stopped.
+    let _again = bench.gateway(0);
+    let listed = stdout(&bans(&[]));
+
+    assert_eq!(stdout(&none), "nobody is banned\n");
+    assert_eq!(stdout(&added), "ok: 203.0.113.0/24 is banned for 2h\nok: 2001:db8::/64 is banned for 2h\n");
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    let held: serde_json::Value = serde_json::from_slice(&held.stdout).unwrap();
+    assert_eq!((held["bans"].as_array().unwrap().len(), &held["bans"][0]["reason"]), (1, &"scraper".into()));
+    assert_eq!(mistaken.status.code(), Some(1));
+    assert!(stderr(&mistaken).contains("203.0.113.0/24"), "{}", stderr(&mistaken));
+    assert_eq!(stdout(&removed), "ok: 2001:db8::/64 is free\n");
+    assert!(listed.contains("203.0.113.0/24") && listed.contains("1h59m"), "{listed}");
+    assert!(!listed.contains("2001:db8") && !listed.contains('\x1b'), "{listed}");
 }
 
 #[test]

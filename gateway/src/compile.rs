@@ -24,6 +24,7 @@ use crate::decide::route::Router;
 use crate::decide::split::Splitter;
 use crate::decide::{Front, RouteRules};
 use crate::endpoint::{Endpoint, EndpointId, Target};
+use crate::guard::Guard;
 use crate::health::RetryBudget;
 use crate::record::Metrics;
 use crate::snapshot::{ArmEntry, ReadyEdits, RouteEntry, ServiceEntry, ShadowEntry, Snapshot, VersionEntry};
@@ -35,6 +36,8 @@ pub struct Material {
     pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
     /// Addresses of endpoints that are named by host.
     pub names: HashMap<(String, u16), Vec<SocketAddr>>,
+    /// What is known about attackers.
+    pub guard: Arc<Guard>,
 }
 
 /// Builds the snapshot for `desired`.
@@ -55,7 +58,15 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
             _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys).counted_on(metrics.limit(&spec.name))),
         })
         .collect();
-    Snapshot { front: Front::new(&desired), router: Router::build(&desired.routes), routes, services, limits, desired }
+    Snapshot {
+        front: Front::new(&desired),
+        router: Router::build(&desired.routes),
+        routes,
+        services,
+        limits,
+        guard: Arc::clone(&material.guard),
+        desired,
+    }
 }
 
 /// The previous snapshot, by name.

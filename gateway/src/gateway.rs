@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_model::check::Places;
@@ -22,6 +23,8 @@ use crate::carry::pingora::PingoraCarrier;
 use crate::compile::{Material, compile};
 use crate::door::metrics::DoorMetrics;
 use crate::door::{self, BindError, Door};
+use crate::guard::Guard;
+use crate::guard::bans::journal::Keeper;
 use crate::material::{self, Files};
 use crate::proxy::Shared;
 use crate::record::Metrics;
@@ -46,6 +49,8 @@ pub struct Parts {
     pub control: Handle,
     /// Threads that carry requests.
     pub workers: usize,
+    /// Where bans are kept over a restart; `None` where nothing can be kept.
+    pub state: Option<PathBuf>,
 }
 
 /// A running gateway.
@@ -57,6 +62,7 @@ pub struct Gateway {
     admin: Option<Admin>,
     access_log: AccessLog,
     shadows: Arc<Shadows>,
+    bans: Keeper,
 }
 
 /// What was got ready for a configuration, and doesn't show yet.
@@ -78,7 +84,9 @@ impl Gateway {
         let nothing = Arc::new(Desired::default());
         let access_log = AccessLog::start(Sink::open(&nothing.access_log)?, &parts.metrics);
         let shadows = Shadows::start(nothing.bounds.shadow_bytes, parts.metrics.registry())?;
-        let material = Material::default();
+        let guard = Arc::new(Guard::register(parts.metrics.registry()).map_err(io::Error::other)?);
+        let bans = Keeper::start(Arc::clone(&guard.bans), parts.state.as_deref())?;
+        let material = Material { guard: Arc::clone(&guard), ..Material::default() };
         let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
         let shared = Arc::new(Shared {
             snapshot: publisher.slot(),
@@ -87,11 +95,11 @@ impl Gateway {
             shadows: Arc::clone(&shadows),
         });
         let door_metrics = DoorMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
-        let door = Door::start(parts.workers, door_metrics, move |_worker, drain| {
+        let door = Door::start(parts.workers, door_metrics, guard, move |_worker, drain| {
             Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain))
         })?;
         parts.control.spawn(health::probe::run(publisher.slot(), clock::now));
-        Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows })
+        Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows, bans })
     }
 
     /// Puts `desired` into force.
@@ -101,7 +109,9 @@ impl Gateway {
     /// What of it can't be had. Then nothing has changed.
     pub fn apply(&mut self, desired: &Arc<Desired>, places: &Places) -> Result<(), Vec<Diagnostic>> {
         let ready = self.prepare(desired, places)?;
-        self.material = Material { upstream_tls: ready.files.upstream_tls.clone(), names: ready.names.clone() };
+        self.material.upstream_tls.clone_from(&ready.files.upstream_tls);
+        self.material.names.clone_from(&ready.names);
+        self.material.guard.apply(desired);
         let previous = self.publisher.current();
         let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);
         self.publisher.publish(next);
@@ -143,7 +153,7 @@ impl Gateway {
 
     /// Takes the door out, to drain it; the admin pages go on until the rest is dropped.
     pub fn into_door(self) -> (Door, Rest) {
-        (self.door, Rest { access_log: self.access_log, _admin: self.admin, _shadows: self.shadows })
+        (self.door, Rest { access_log: self.access_log, _admin: self.admin, _shadows: self.shadows, _bans: self.bans })
     }
 
     /// Gets everything ready that may fail.
@@ -229,6 +239,7 @@ pub struct Rest {
     access_log: AccessLog,
     _admin: Option<Admin>,
     _shadows: Arc<Shadows>,
+    _bans: Keeper,
 }
 
 impl Rest {

@@ -16,6 +16,7 @@ pub mod door;
 pub mod endpoint;
 pub mod exchange;
 pub mod gateway;
+pub mod guard;
 pub mod health;
 pub mod material;
 pub mod proxy;

@@ -1,9 +1,9 @@
 //! Assembles the gateway, runs it, drains it, stops it.
 //!
-//! Threads: one for each worker (the door's), one each for admin pages, shadow copies and the access log, one for
-//! the source of configurations, and a small runtime for probes, name lookups and signals.
+//! Threads: one for each worker (the door's), one each for admin pages, shadow copies, the access log and kept bans,
+//! one for the source of configurations, and a small runtime for probes, name lookups and signals.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         reload: reloads.clone(),
         control: control.handle().clone(),
         workers: options.workers,
+        state: source.state().map(Path::to_owned),
     };
     let mut gateway = Gateway::open(parts).context("could not start the gateway's threads")?;
     source.first(&mut |desired, places| gateway.apply(&desired, places)).map_err(StartError::Refused)?;

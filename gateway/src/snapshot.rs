@@ -21,6 +21,7 @@ use crate::decide::route::Router;
 use crate::decide::split::Splitter;
 use crate::decide::{Front, RouteRules};
 use crate::endpoint::Endpoint;
+use crate::guard::Guard;
 use crate::health::RetryBudget;
 use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
 
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub services: Vec<ServiceEntry>,
     /// Same order as `desired.limits`.
     pub limits: Vec<Arc<LimitState>>,
+    /// What is known about attackers. Outlives every snapshot.
+    pub guard: Arc<Guard>,
 }
 
 impl Snapshot {

@@ -48,11 +48,14 @@ fn rates_are_spread_evenly() {
 fn a_ban_has_defaults_for_when_it_begins() {
     let window = Duration::from_secs(10);
 
-    assert_eq!(read::<BanFor>("ban 10m").0, Ban { lasts: Duration::from_secs(600), after: 20, window });
-    assert_eq!(
-        read::<BanFor>("ban 1h after 3 in 1m").0,
-        Ban { lasts: Duration::from_secs(3_600), after: 3, window: Duration::from_secs(60) }
-    );
+    let lasts = Duration::from_secs(600);
+    assert_eq!(read::<BanFor>("ban 10m").0, Ban { lasts, after: 20, window, up_to: lasts });
+    let lasts = Duration::from_secs(3_600);
+    let written = Ban { lasts, after: 3, window: Duration::from_secs(60), up_to: lasts };
+    assert_eq!(read::<BanFor>("ban 1h after 3 in 1m").0, written);
+    assert_eq!(read::<BanFor>("ban 1h after 3 in 1m up to 8h").0, Ban { up_to: lasts * 8, ..written });
+    assert_eq!(read::<BanFor>("ban 1h up to 8h").0.repeated(3), lasts * 4);
+    assert_eq!(read::<BanFor>("ban 1h up to 5h").0.repeated(40), lasts * 5);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! part of the gateway; those in `behaviour` hold the numbers that the gateway promises.
 
 mod architecture;
+mod bans;
 mod basics;
 mod behaviour;
 mod kit;

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health, snapshot, routes, reload.
+//! The admin listener: metrics, health, snapshot, routes, bans, reload.
 //!
 //! It runs on a thread and runtime of its own, so that it answers while every core that carries traffic is busy.
 //! It speaks HTTP/1.1 to whoever reaches its address and asks for no password: bind it where only operators are.
@@ -6,12 +6,13 @@
 //! # Invariants
 //!
 //! - Connections, their heads and their lifetimes are bounded; a client here can't hold up traffic.
-//! - Nothing here changes the gateway, except `POST /reload`, which does what SIGHUP does.
+//! - Nothing here changes the gateway, except `POST /reload`, which does what SIGHUP does, and `/bans`.
 //!
 //! # Not here
 //!
-//! What each page shows is in `pages`, `snapshot` and `routes`.
+//! What each page shows is in `pages`, `snapshot`, `routes` and `bans`.
 
+pub mod bans;
 mod pages;
 mod routes;
 mod snapshot;

@@ -1,15 +1,19 @@
 //! Which page answers which request.
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Body;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::bans::{self, Said};
 use super::{AdminState, Stage, routes, snapshot};
 use crate::clock;
 use crate::source::{Reason, ReloadRequest, Verdict};
@@ -29,21 +33,31 @@ GET  /healthz    200 while the process lives
 GET  /readyz     200 while it takes traffic, 503 while it starts or drains
 GET  /snapshot   the configuration in force, with live endpoints, as JSON
 GET  /routes     routes in order of precedence, as JSON (Accept: text/plain for a table)
+GET  /bans       who is banned, as JSON (?limit=, ?after=, ?covering=ADDRESS)
+POST /bans       bans a network; DELETE /bans?network=… frees it (`tidegate bans` does both)
 POST /reload     reads the configuration again, as SIGHUP does
 ";
 
 /// Answers one request.
-pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result<Response<Full<Bytes>>, Infallible> {
+pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
     let (method, path) = (request.method(), request.uri().path());
     let allowed = match path {
         "/" | "/metrics" | "/healthz" | "/readyz" | "/snapshot" | "/routes" => "GET, HEAD",
         "/reload" => "POST",
+        "/bans" => "GET, HEAD, POST, DELETE",
         _ => return Ok(page(StatusCode::NOT_FOUND, TEXT, format!("no page has this path\n\n{INDEX}"))),
     };
     if !allowed.split(", ").any(|word| word == method.as_str()) {
         let mut answer = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("{path} takes {allowed}\n"));
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return Ok(answer);
+    }
+    if !method.is_safe() && request.headers().contains_key(ORIGIN) {
+        // Browsers say where such a request comes from. No web page has business here.
+        return Ok(page(StatusCode::FORBIDDEN, TEXT, "this can't be asked for by a web page\n"));
     }
     Ok(match path {
         "/" => page(StatusCode::OK, TEXT, INDEX),
@@ -54,7 +68,8 @@ pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result
             json(StatusCode::OK, &snapshot::View::of(&state.slot.load(), state.readiness.stage(), clock::now()))
         }
         "/routes" => routes(&request, state),
-        _ => reload(&request, state).await,
+        "/bans" => banned(request, state).await,
+        _ => reload(state).await,
     })
 }
 
@@ -83,12 +98,20 @@ fn routes<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> 
     }
 }
 
-async fn reload<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
-    debug_assert_eq!(request.method(), Method::POST);
-    if request.headers().contains_key(ORIGIN) {
-        // Browsers say where a POST comes from. No web page has business here.
-        return page(StatusCode::FORBIDDEN, TEXT, "a reload can't be asked for by a web page\n");
+async fn banned<B>(request: Request<B>, state: &AdminState) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    let guard = Arc::clone(&state.slot.load().guard);
+    match bans::answer(request, &guard.bans).await {
+        Said::Page(page) => json(StatusCode::OK, &page),
+        Said::Ban(ban) => json(StatusCode::CREATED, &ban),
+        Said::Freed(network) => json(StatusCode::OK, &serde_json::json!({"freed": network})),
+        Said::No(status, sentence) => page(status, TEXT, sentence),
     }
+}
+
+async fn reload(state: &AdminState) -> Response<Full<Bytes>> {
     let (reply, outcome) = oneshot::channel();
     if state.reload.try_send(ReloadRequest { reason: Reason::Command, reply }).is_err() {
         return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "another reload is under way, or the gateway stops\n");

@@ -22,6 +22,8 @@ pub(super) struct View {
     services: Vec<ServiceView>,
     routes: Vec<RouteView>,
     limits: Vec<LimitView>,
+    /// Banned sources and networks, and those that are remembered; `/bans` lists them.
+    bans: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +124,7 @@ impl View {
                 })
                 .collect(),
             limits: desired.limits.iter().map(limit).collect(),
+            bans: snapshot.guard.bans.len(),
         }
     }
 }

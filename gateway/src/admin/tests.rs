@@ -261,6 +261,42 @@ fn reload_from_a_web_page_is_refused() {
 }
 
 #[test]
+fn bans_are_begun_listed_and_ended() {
+    let bench = start();
+    let address = bench.admin.address();
+    let post = |body: &str| {
+        let head = format!(
+            "POST /bans HTTP/1.1\r\nContent-Length: {}\r\nHost: admin\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        (text[9..12].parse::<u16>().unwrap(), text.split_once("\r\n\r\n").unwrap().1.to_owned())
+    };
+
+    assert_eq!(post(r#"{"network": "203.0.113.9/24", "for": "2h", "reason": "scraper"}"#).0, 201);
+    assert_eq!(post(r#"{"network": "2001:db8::1"}"#).0, 201);
+    let everybody = post(r#"{"network": "0.0.0.0/0"}"#);
+    let nonsense = post(r#"{"network": "203.0.113.0/24", "for": "soon"}"#);
+    let page: bans::Page = serde_json::from_str(&get(address, "/bans?limit=1").2).unwrap();
+    let rest: bans::Page = serde_json::from_str(&get(address, "/bans?after=203.0.113.0/24").2).unwrap();
+    let freed = ask(address, "DELETE /bans?network=203.0.113.0/24 HTTP/1.1");
+    let unknown = ask(address, "DELETE /bans?network=203.0.113.0%2F24 HTTP/1.1");
+
+    assert_eq!((everybody.0, nonsense.0), (400, 400), "{everybody:?} {nonsense:?}");
+    assert_eq!(
+        (page.bans[0].network.to_string().as_str(), page.bans[0].reason.as_str()),
+        ("203.0.113.0/24", "scraper")
+    );
+    assert_eq!(page.bans[0].until.duration_since(page.bans[0].since).as_secs(), 7_200);
+    assert_eq!((page.entries, page.next.map(|net| net.to_string()).as_deref()), (2, Some("203.0.113.0/24")));
+    assert_eq!(rest.bans.len(), 1);
+    assert_eq!((freed.0, unknown.0), (200, 404));
+}
+
+#[test]
 fn rebound_listener_answers_on_its_new_address_and_frees_the_old_one() {
     let mut bench = start();
     let old = bench.admin.address();

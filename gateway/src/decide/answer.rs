@@ -74,15 +74,27 @@ pub(super) fn redirect(client: IpAddr, status: u16, location: String) -> Answer 
     }
 }
 
+/// The answer to somebody who is banned from the whole gateway.
+pub(super) fn banned(client: IpAddr, until: Timestamp, now: Timestamp) -> Answer {
+    let mut answer = Answer::text(429, Reason::Banned, client, BANNED);
+    let wait = u64::try_from((until - now).as_nanos()).unwrap_or(u64::MAX);
+    answer.headers.push((header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1))));
+    answer
+}
+
+const BANNED: &str = "too many requests: banned for a while, see Retry-After\n";
+
 /// The answer to a request that `limit` refused.
 pub(super) fn limited(client: IpAddr, limit: &LimitState, outcome: Outcome, now: Timestamp) -> Answer {
     let status = limit.spec().over;
     let (reason, wait, sentence) = match outcome {
         Outcome::Banned { until } => {
             let wait = u64::try_from((until - now).as_nanos()).unwrap_or(u64::MAX);
-            (Reason::Banned, wait, "too many requests: banned for a while, see Retry-After\n")
+            (Reason::Banned, wait, BANNED)
         }
-        Outcome::Refused { retry_after } => (Reason::Limited, retry_after, "too many requests: see Retry-After\n"),
+        Outcome::Refused { retry_after } | Outcome::Punished { retry_after } => {
+            (Reason::Limited, retry_after, "too many requests: see Retry-After\n")
+        }
         Outcome::Taken { .. } => (Reason::Limited, 0, "too many requests\n"),
     };
     let mut answer = Answer::text(status, reason, client, sentence);

@@ -22,7 +22,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::HeaderValue;
-use tidegate_model::desired::{Ban, Limit};
+use tidegate_model::desired::{Ban, Key, Limit};
 use tidegate_model::time::Timestamp;
 
 use super::Head;
@@ -40,6 +40,8 @@ pub struct LimitState {
     limit: Limit,
     max_keys: usize,
     keys: Vec<ReadyKey>,
+    /// By the client's address alone: bans are of sources.
+    by_source: bool,
     interval: u64,
     /// A full bucket, in nanoseconds.
     depth: u64,
@@ -67,6 +69,12 @@ pub enum Outcome {
         /// When there is one, in nanoseconds from now.
         retry_after: u64,
     },
+    /// There is none, and it was asked for too often: the source is to be banned. Only where the limit is by the
+    /// client's address; the ban is the table's (`guard::bans`), not the bucket's.
+    Punished {
+        /// When there is one, in nanoseconds from now.
+        retry_after: u64,
+    },
     /// The key is banned.
     Banned {
         /// Until then.
@@ -87,6 +95,7 @@ impl LimitState {
         let policy = HeaderValue::try_from(format!("{quoted};q={};w={window}", limit.per_window));
         Self {
             keys: limit.keys.iter().map(ReadyKey::new).collect(),
+            by_source: limit.keys == [Key::ClientIp],
             interval,
             depth: interval.saturating_mul(u64::from(limit.burst.max(1))),
             hasher: RandomState::new(),
@@ -147,7 +156,7 @@ impl LimitState {
         let outcome = self.take(id, now);
         self.metrics.decided(match outcome {
             Outcome::Taken { .. } => LimitResult::Allowed,
-            Outcome::Refused { .. } => LimitResult::Refused,
+            Outcome::Refused { .. } | Outcome::Punished { .. } => LimitResult::Refused,
             Outcome::Banned { .. } => LimitResult::Banned,
         });
         outcome
@@ -164,10 +173,16 @@ impl LimitState {
                 bucket.strikes = bucket.strikes.another(ban, now);
                 if let Some(until) = bucket.strikes.banned_until() {
                     self.metrics.banned();
-                    outcome = Outcome::Banned { until };
+                    outcome = match outcome {
+                        Outcome::Refused { retry_after } if self.by_source => {
+                            bucket.strikes = Strikes::default(); // Whom the table frees is free.
+                            Outcome::Punished { retry_after }
+                        }
+                        _ => Outcome::Banned { until },
+                    };
                 }
             }
-            (Outcome::Refused { .. }, None) | (Outcome::Banned { .. }, _) => return outcome, // Nothing to remember.
+            _ => return outcome, // Nothing to remember.
         }
         if known.is_none() {
             self.make_room(&mut shard, now);
@@ -214,17 +229,17 @@ impl LimitState {
         if shard.len() < room {
             return;
         }
-        let window = self.limit.ban.as_ref().map_or(0, |ban| nanos(ban.window));
-        shard.retain(|_, bucket| bucket.matters_until(window) > now.as_nanos());
+        let ban = self.limit.ban.as_ref();
+        shard.retain(|_, bucket| bucket.matters_until(ban) > now.as_nanos());
         let surplus = (shard.len() + room / 16 + 1).saturating_sub(room);
         if surplus > 0 && !shard.is_empty() {
-            let mut moments: Vec<u64> = shard.values().map(|bucket| bucket.matters_until(window)).collect();
+            let mut moments: Vec<u64> = shard.values().map(|bucket| bucket.matters_until(ban)).collect();
             let last = surplus.min(moments.len()) - 1;
             let (_, &mut border, _) = moments.select_nth_unstable(last);
             self.metrics.forgot(last as u64 + 1);
             let mut left = surplus;
             shard.retain(|_, bucket| {
-                let forget = left > 0 && bucket.matters_until(window) <= border;
+                let forget = left > 0 && bucket.matters_until(ban) <= border;
                 left -= usize::from(forget);
                 !forget
             });
@@ -237,10 +252,6 @@ fn shards_for(max_keys: usize) -> usize {
     (max_keys / KEYS_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two()
 }
 
-fn nanos(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// 16 bytes, so that a million keys with their map stay below 64 MiB.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
@@ -251,51 +262,72 @@ struct Bucket {
 
 impl Bucket {
     /// Until when this bucket differs from a new one.
-    fn matters_until(&self, window: u64) -> u64 {
-        let strikes = match self.strikes.banned_until() {
-            Some(until) => until.as_nanos(),
-            None if self.strikes.count() == 0 => 0,
-            None => self.strikes.moment().as_nanos().saturating_add(window),
+    fn matters_until(&self, ban: Option<&Ban>) -> u64 {
+        let strikes = match ban {
+            Some(ban) if self.strikes.count() > 0 => (self.strikes.moment() + self.strikes.memory(ban)).as_nanos(),
+            _ => 0,
         };
         self.full_at.max(strikes)
     }
 }
 
-/// Refusals since the first of them, or a ban, in 8 bytes: a moment in milliseconds (44 bits,
-/// 557 years) above a count (20 bits).
+/// Refusals since the first of them, or a ban, in 8 bytes: a moment in milliseconds (39 bits, 17 years), how often
+/// there was a ban (5 bits), and a count (20 bits).
 #[derive(Clone, Copy, Debug, Default)]
 struct Strikes(u64);
 
 impl Strikes {
     const COUNT_BITS: u32 = 20;
+    const TIMES_BITS: u32 = 5;
     /// The count that means "banned until the moment". More refusals than this needn't be told apart.
     const BANNED: u64 = (1 << Self::COUNT_BITS) - 1;
+    /// More bans than this needn't be told apart: doubling has met every cap by then.
+    const MOST_TIMES: u64 = (1 << Self::TIMES_BITS) - 1;
 
-    fn new(moment: Timestamp, count: u64) -> Self {
-        Self((moment.as_nanos() / 1_000_000) << Self::COUNT_BITS | count)
+    fn new(moment: Timestamp, times: u64, count: u64) -> Self {
+        let millis = moment.as_nanos() / 1_000_000;
+        Self((millis << Self::TIMES_BITS | times.min(Self::MOST_TIMES)) << Self::COUNT_BITS | count)
     }
 
     fn count(self) -> u64 {
         self.0 & Self::BANNED
     }
 
+    fn times(self) -> u64 {
+        self.0 >> Self::COUNT_BITS & Self::MOST_TIMES
+    }
+
     fn moment(self) -> Timestamp {
-        Timestamp::from_nanos((self.0 >> Self::COUNT_BITS).saturating_mul(1_000_000))
+        let millis = self.0 >> (Self::COUNT_BITS + Self::TIMES_BITS);
+        Timestamp::from_nanos(millis.saturating_mul(1_000_000))
     }
 
     fn banned_until(self) -> Option<Timestamp> {
         (self.count() == Self::BANNED).then(|| self.moment())
     }
 
+    /// How long after the moment this still says something.
+    fn memory(self, ban: &Ban) -> std::time::Duration {
+        match self.times() {
+            0 => ban.window,
+            _ if ban.up_to > ban.lasts => ban.up_to.max(ban.window),
+            _ => ban.window,
+        }
+    }
+
     /// Counts one more refusal. The window begins with the first refusal after the one before has ended.
     fn another(self, ban: &Ban, now: Timestamp) -> Self {
-        let goes_on = self.count() > 0 && self.banned_until().is_none() && now.since(self.moment()) <= ban.window;
-        let (since, count) = if goes_on { (self.moment(), self.count() + 1) } else { (now, 1) };
+        let since = now.since(self.moment());
+        let goes_on = self.count() > 0 && self.banned_until().is_none() && since <= ban.window;
+        let times = if self.count() > 0 && since <= self.memory(ban) { self.times() } else { 0 };
+        let (began, count) = if goes_on { (self.moment(), self.count() + 1) } else { (now, 1) };
         if count >= u64::from(ban.after) || count >= Self::BANNED {
+            let times = (times + 1).min(Self::MOST_TIMES);
+            let lasts = ban.repeated(u32::try_from(times).unwrap_or(u32::MAX));
             // Rounded up, so that a ban is never shorter than it says.
-            return Self::new(now + ban.lasts + std::time::Duration::from_nanos(999_999), Self::BANNED);
+            return Self::new(now + lasts + std::time::Duration::from_nanos(999_999), times, Self::BANNED);
         }
-        Self::new(since, count)
+        Self::new(began, times, count)
     }
 }
 
@@ -331,10 +363,15 @@ mod tests {
         Timestamp::from_nanos(1_000 * MILLI + millis * MILLI)
     }
 
+    fn ban(seconds: u64, after: u32, window_millis: u64) -> Ban {
+        let lasts = Duration::from_secs(seconds);
+        Ban { lasts, after, window: Duration::from_millis(window_millis), up_to: lasts }
+    }
+
     fn state(interval: Duration, burst: u32, ban: Option<Ban>, max_keys: usize) -> LimitState {
         let limit = Limit {
             name: "per_ip".into(),
-            keys: vec![tidegate_model::desired::Key::ClientIp],
+            keys: vec![Key::Path],
             interval,
             burst,
             window: Duration::from_secs(1),
@@ -367,7 +404,7 @@ mod tests {
 
     #[test]
     fn peeking_takes_nothing_and_counts_nothing() {
-        let ban = Ban { lasts: Duration::from_secs(60), after: 1, window: Duration::from_secs(1) };
+        let ban = ban(60, 1, 1_000);
         let limit = state(Duration::from_secs(1), 1, Some(ban), 100);
         let id = BucketId(7);
 
@@ -379,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_key_is_banned_by_its_nth_refusal_within_the_window_and_free_again_afterwards() {
-        let ban = Ban { lasts: Duration::from_secs(60), after: 3, window: Duration::from_millis(500) };
+        let ban = ban(60, 3, 500);
         let limit = state(Duration::from_secs(1), 1, Some(ban), 100);
         let id = BucketId(7);
         limit.try_take(id, at(0));
@@ -396,8 +433,36 @@ mod tests {
     }
 
     #[test]
+    fn a_ban_within_a_bucket_doubles_up_to_its_cap_and_is_forgotten_after_good_behaviour() {
+        let grows = Ban { up_to: Duration::from_secs(200), ..ban(60, 1, 1_000) };
+        let limit = state(Duration::from_secs(3_600), 1, Some(grows), 100);
+        let lasts = |seconds: u64| match limit.try_take(BucketId(7), at(seconds * 1_000)) {
+            Outcome::Banned { until } => until.since(at(seconds * 1_000)).as_secs(),
+            other => panic!("{other:?}"),
+        };
+        limit.try_take(BucketId(7), at(0));
+
+        assert_eq!([lasts(1), lasts(62), lasts(183), lasts(384)], [60, 120, 200, 200]);
+        assert_eq!(lasts(384 + 200 + 201), 60);
+    }
+
+    #[test]
+    fn a_limit_by_address_asks_for_a_ban_instead_of_keeping_one() {
+        let mut limit = state(Duration::from_secs(1), 1, Some(ban(60, 2, 1_000)), 100);
+        limit.by_source = true;
+        limit.try_take(BucketId(7), at(0));
+
+        let refused = [0, 1, 2].map(|ms| limit.try_take(BucketId(7), at(ms)));
+
+        assert!(matches!(refused[0], Outcome::Refused { .. }));
+        assert!(matches!(refused[1], Outcome::Punished { .. }));
+        assert!(matches!(refused[2], Outcome::Refused { .. }), "the count begins again");
+        assert!(passes(limit.try_take(BucketId(7), at(1_000))), "nothing but the table keeps it out");
+    }
+
+    #[test]
     fn other_keys_are_not_touched_by_a_ban() {
-        let ban = Ban { lasts: Duration::from_secs(60), after: 1, window: Duration::from_secs(1) };
+        let ban = ban(60, 1, 1_000);
         let limit = state(Duration::from_secs(1), 1, Some(ban), 100);
         limit.try_take(BucketId(1), at(0));
         limit.try_take(BucketId(1), at(0));
@@ -463,7 +528,7 @@ mod tests {
     #[test]
     fn values_of_several_keys_do_not_run_into_each_other() {
         use http::{HeaderMap, HeaderValue, Method};
-        let key = |name: &str| tidegate_model::desired::Key::Header(name.into());
+        let key = |name: &str| Key::Header(name.into());
         let limit = Limit { keys: vec![key("a"), key("b")], ..state(Duration::from_secs(1), 1, None, 1).limit };
         let state = LimitState::new(&limit, 100);
         let bucket = |a: &'static str, b: &'static str| {

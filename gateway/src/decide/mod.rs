@@ -200,6 +200,9 @@ fn plan(
     let front = &snapshot.front;
     let client = front.client.find(head.headers, connection.peer);
     let network = front.client.network(client);
+    if let Some(until) = snapshot.guard.bans.until(client, now) {
+        return Err(answer::banned(client, until, now).into());
+    }
     if !front.access.admits(client) {
         return Err(answer::denied(client).into());
     }
@@ -221,7 +224,10 @@ fn plan(
     }
     match take_tokens(&spec.limits, snapshot, head, network, now) {
         Ok(lines) => headers.extend(lines),
-        Err((limit, refusal)) => return Err(answer::limited(client, limit, refusal, now).on(route, headers).into()),
+        Err((limit, refusal)) => {
+            let refusal = punished(limit, refusal, snapshot, client, now);
+            return Err(answer::limited(client, limit, refusal, now).on(route, headers).into());
+        }
     }
     if spec.max_body.is_some_and(|most| head.content_length.is_some_and(|length| length > most)) {
         return Err(answer::body_too_large(client).on(route, headers).into());
@@ -308,8 +314,7 @@ fn take_tokens<'a>(
         for &(limit, id) in &asked {
             let outcome = limit.peek(id, now);
             if !matches!(outcome, Outcome::Taken { .. }) {
-                limit.try_take(id, now); // Counts the refusal towards a ban.
-                return Err((limit, outcome));
+                return Err((limit, limit.try_take(id, now))); // Counts the refusal towards a ban.
             }
         }
     }
@@ -321,6 +326,16 @@ fn take_tokens<'a>(
         }
     }
     Ok(answer::rate_limit_headers(&taken))
+}
+
+/// What a refusal has become where it asks for a ban: proxies aren't banned, so for them it stays one.
+fn punished(limit: &LimitState, refusal: Outcome, snapshot: &Snapshot, client: IpAddr, now: Timestamp) -> Outcome {
+    let (Outcome::Punished { retry_after }, Some(rule)) = (refusal, &limit.spec().ban) else { return refusal };
+    let v6_prefix = snapshot.desired.client_ip.v6_prefix;
+    match snapshot.guard.bans.punish(client, v6_prefix, rule, &limit.spec().name, now) {
+        Some(until) => Outcome::Banned { until },
+        None => Outcome::Refused { retry_after },
+    }
 }
 
 #[cfg(test)]

@@ -70,9 +70,15 @@ async fn open(
     let local = canonical(tcp.local_addr().ok()?);
     let (mut peer, mut local) = (canonical(peer), local);
     let mut socket = Socket::new(tcp);
-    if terms.proxies.iter().any(|net| net.contains(&peer.ip())) {
+    if terms.is_proxy(peer.ip()) {
         match proxy_header(&mut socket).await {
-            Ok(Proxied::For { source, destination }) => (peer, local) = (canonical(source), canonical(destination)),
+            Ok(Proxied::For { source, destination }) => {
+                (peer, local) = (canonical(source), canonical(destination));
+                if terms.is_banned(peer.ip()) {
+                    terms.metrics.turned(Turned::Banned);
+                    return None;
+                }
+            }
             Ok(Proxied::Own) => {}
             Err(()) => {
                 terms.metrics.turned(Turned::BadProxyHeader);

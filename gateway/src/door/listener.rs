@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use tidegate_model::desired::{Listener, ListenerGuard, Purpose};
 use tokio::sync::watch;
 
 use super::metrics::ListenerMetrics;
+use crate::clock;
+use crate::guard::bans::Bans;
 use crate::tls::Front;
 
 /// Connections that wait in the kernel to be accepted, for each socket. Beyond it the kernel
@@ -61,11 +63,13 @@ pub struct Terms {
     pub tls: Option<Front>,
     /// Handles.
     pub metrics: ListenerMetrics,
+    /// Who is banned.
+    pub bans: Arc<Bans>,
 }
 
 impl Terms {
     /// The terms that a listener's configuration says.
-    pub fn new(listener: &Listener, tls: Option<Front>, metrics: ListenerMetrics) -> Self {
+    pub fn new(listener: &Listener, tls: Option<Front>, metrics: ListenerMetrics, bans: Arc<Bans>) -> Self {
         Self {
             name: listener.name.as_str().into(),
             redirect_to: match listener.purpose {
@@ -78,7 +82,19 @@ impl Terms {
             guard: Arc::new(listener.guard.clone()),
             tls,
             metrics,
+            bans,
         }
+    }
+
+    /// Whether `source` is banned.
+    pub fn is_banned(&self, source: IpAddr) -> bool {
+        self.bans.until(source, clock::now()).is_some()
+    }
+
+    /// Whether `peer` must send a PROXY header, and so speaks for somebody else.
+    pub fn is_proxy(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.proxies.iter().any(|net| net.contains(&peer))
     }
 }
 

@@ -17,10 +17,13 @@ pub enum Turned {
     BadProxyHeader,
     /// It said too little in time to tell what it speaks.
     Late,
+    /// Its source is banned.
+    Banned,
 }
 
 impl Turned {
-    const ALL: [Self; 5] = [Self::Full, Self::SourceFull, Self::NoDescriptor, Self::BadProxyHeader, Self::Late];
+    const ALL: [Self; 6] =
+        [Self::Full, Self::SourceFull, Self::NoDescriptor, Self::BadProxyHeader, Self::Late, Self::Banned];
 
     const fn label(self) -> &'static str {
         match self {
@@ -29,6 +32,7 @@ impl Turned {
             Self::NoDescriptor => "no_descriptor",
             Self::BadProxyHeader => "bad_proxy_header",
             Self::Late => "late",
+            Self::Banned => "banned",
         }
     }
 }

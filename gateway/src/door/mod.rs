@@ -43,6 +43,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::decide::Connection;
+use crate::guard::Guard;
 use crate::tls::{CertTable, ChallengeCertificates, Front, TlsShape, TlsShared};
 use census::Room;
 pub use listener::BindError;
@@ -105,12 +106,14 @@ impl Door {
     pub fn start(
         workers: usize,
         metrics: DoorMetrics,
+        guard: Arc<Guard>,
         make: impl Fn(usize, watch::Receiver<bool>) -> Arc<dyn Carrier> + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let house = Arc::new(House {
             census: Arc::default(),
             room: ArcSwap::from_pointee(room(&Desired::default())),
             exhausted: AtomicBool::new(false),
+            guard,
         });
         let make: Arc<worker::MakeCarrier> = Arc::new(make);
         // Pinned only where every worker gets a core of its own.
@@ -171,7 +174,8 @@ impl Door {
                 let shape = TlsShape { only_tls13: tls.only_tls13, http1: listener.http1, http2: listener.http2 };
                 Front::new(&self.tls, shape, table)
             });
-            let terms = Terms::new(listener, tls, self.metrics.listener(&listener.name));
+            let bans = Arc::clone(&self.house.guard.bans);
+            let terms = Terms::new(listener, tls, self.metrics.listener(&listener.name), bans);
             if let Some(open) = self.open.get_mut(&key) {
                 open.terms.store(Arc::new(terms));
             } else if let Some((address, sockets)) = prepared.0.remove(&key) {

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
@@ -17,6 +18,7 @@ use super::census::{Census, Presence, Room};
 use super::connection::{Service, serve};
 use super::listener::Terms;
 use super::metrics::Turned;
+use crate::guard::Guard;
 
 /// How long accepting rests when the process has no descriptor left. Connections wait in the
 /// kernel meanwhile, and others end.
@@ -31,6 +33,8 @@ pub struct House {
     pub room: ArcSwap<Room>,
     /// Whether the lack of descriptors was said already.
     pub exhausted: AtomicBool,
+    /// Who is banned.
+    pub guard: Arc<Guard>,
 }
 
 /// Makes the carrier of a worker, on that worker's thread and within its runtime.
@@ -175,6 +179,9 @@ async fn accept(
 
 fn welcome(tcp: TcpStream, peer: std::net::SocketAddr, terms: &Arc<Terms>, house: &House, service: &Service) {
     terms.metrics.total.inc();
+    if terms.is_banned(peer.ip()) && !terms.is_proxy(peer.ip()) {
+        return turn_away(&tcp, terms);
+    }
     let room = **house.room.load();
     match house.census.seat(room, &terms.metrics.open) {
         Ok(seat) => {
@@ -182,6 +189,12 @@ fn welcome(tcp: TcpStream, peer: std::net::SocketAddr, terms: &Arc<Terms>, house
         }
         Err(why) => terms.metrics.turned(why),
     }
+}
+
+/// Cuts off a banned client by a reset: the kernel forgets the connection at once.
+fn turn_away(tcp: &TcpStream, terms: &Terms) {
+    terms.metrics.turned(Turned::Banned);
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO)); // Without it, it ends more politely.
 }
 
 /// Tells whether `accept` failed for lack of descriptors or memory (accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM).

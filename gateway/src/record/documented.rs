@@ -9,6 +9,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::metrics::tests::busy;
 use crate::door::metrics::DoorMetrics;
+use crate::guard::Guard;
 use crate::shadow::Shadows;
 
 const INTRODUCTION: &str = "\
@@ -40,6 +41,7 @@ as `499`. Duration histograms have buckets from 0.1 ms to 30 s.
 fn every_family_is_documented_and_every_documented_one_exists() {
     let (metrics, _held) = busy();
     let door = DoorMetrics::register(metrics.registry()).unwrap();
+    let _guard = Guard::register(metrics.registry()).unwrap();
     let _listener = door.listener("web");
     let _shadows = Shadows::start(1, metrics.registry()).unwrap();
 

@@ -82,6 +82,11 @@ impl Source {
         Ok(Self { config, history, metrics, status, highest, current: None, refused: None })
     }
 
+    /// The folder where state is kept, if it can be.
+    pub fn state(&self) -> Option<&Path> {
+        self.history.as_ref().map(|history| history.archive().folder())
+    }
+
     /// What `/readyz` tells.
     pub fn status(&self) -> Status {
         self.status.clone()

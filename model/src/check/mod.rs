@@ -299,6 +299,7 @@ fn check_bounds(written: &Bounds) -> desired::Bounds {
     desired::Bounds {
         shadow_bytes: written.shadow_bytes.as_ref().map_or(default.shadow_bytes, |size| size.value.0),
         limit_keys: written.limit_keys.as_ref().map_or(default.limit_keys, |keys| keys.value.0 as usize),
+        bans: written.bans.as_ref().map_or(default.bans, |bans| bans.value.0 as usize),
         connections: written.connections.as_ref().map_or(default.connections, |number| number.value.0 as usize),
         connections_per_source: written
             .connections_per_source

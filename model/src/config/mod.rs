@@ -79,7 +79,10 @@ section! {
         /// The status of a refusal.
         #[schemars(extend("default" = 429))]
         pub over: Option<At<Whole<400, 599>>>,
-        /// What follows when refusals repeat: `ban 10m` after 20 refusals in 10 s, or `ban 10m after N in TIME`.
+        /// What follows when refusals repeat: `ban 10m` after 20 refusals in 10 s, or `ban 10m after N in TIME`. With
+        /// `up to 24h` each ban lasts twice as long as the one before, up to that. Where the key is `client_ip` alone,
+        /// the address (IPv6: its /64) is banned from the whole gateway, connections included; else only this key of
+        /// this limit.
         pub then: Option<At<BanFor>>,
     }
 }
@@ -93,6 +96,9 @@ section! {
         /// Keys that one limit remembers. Beyond it the stalest are forgotten.
         #[schemars(extend("default" = 200_000))]
         pub limit_keys: Option<At<Whole<1, 100_000_000>>>,
+        /// Banned sources and networks, about 64 bytes each. Beyond it the ban that ends soonest is forgotten.
+        #[schemars(extend("default" = 1_000_000))]
+        pub bans: Option<At<Whole<1, 10_000_000>>>,
         /// Open client connections. Beyond it new ones are closed at once.
         #[schemars(extend("default" = 15_000))]
         pub connections: Option<At<Whole<1, 10_000_000>>>,

@@ -75,6 +75,8 @@ pub struct Bounds {
     pub shadow_bytes: u64,
     /// Keys that one named limit remembers. Beyond it the stalest are forgotten.
     pub limit_keys: usize,
+    /// Banned sources and networks. Beyond it the ban that ends soonest is forgotten.
+    pub bans: usize,
     /// Open client connections. Beyond it new ones are closed at accept.
     pub connections: usize,
     /// Open client connections from one source address (or one IPv6 prefix).
@@ -83,7 +85,13 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { shadow_bytes: 64 << 20, limit_keys: 200_000, connections: 15_000, connections_per_source: 10_000 }
+        Self {
+            shadow_bytes: 64 << 20,
+            limit_keys: 200_000,
+            bans: 1_000_000,
+            connections: 15_000,
+            connections_per_source: 10_000,
+        }
     }
 }
 
@@ -174,4 +182,15 @@ pub struct Ban {
     pub after: u32,
     /// The span in which refusals are counted (default 10 s).
     pub window: Duration,
+    /// Each ban of a key lasts twice as long as the one before, up to this. At least `lasts`; equal to it, bans
+    /// don't grow. A ban is remembered for as long after its end.
+    pub up_to: Duration,
+}
+
+impl Ban {
+    /// How long it lasts the `times`th time.
+    pub fn repeated(&self, times: u32) -> Duration {
+        let doubled = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.lasts.saturating_mul(doubled).min(self.up_to)
+    }
 }

@@ -150,22 +150,27 @@ impl Literal for Rate {
     }
 }
 
-/// `ban 10m after 20 in 10s`.
+/// `ban 10m after 20 in 10s up to 24h`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BanFor(pub Ban);
 
 impl Literal for BanFor {
     const WHAT: &'static str = "a ban";
     const CODE: &'static str = "bad-ban";
-    const EXAMPLES: &'static [&'static str] = &["ban 10m", "ban 10m after 20 in 10s"];
+    const EXAMPLES: &'static [&'static str] =
+        &["ban 10m", "ban 10m after 20 in 10s", "ban 10m after 20 in 10s up to 24h"];
 
     fn parse(text: &str) -> Result<Self, Wrong> {
-        const FORM: &str = "write \"ban 10m\" or \"ban 10m after 20 in 10s\"";
+        const FORM: &str = "write \"ban 10m\", \"ban 10m after 20 in 10s\" or \"ban 10m after 20 in 10s up to 24h\"";
         let words: Vec<&str> = text.split_whitespace().collect();
         let time =
             |text: &str| Time::parse(text).map(|time| time.0).map_err(|wrong| Wrong::new(wrong.label).help(FORM));
-        match words.as_slice() {
-            ["ban", lasts] => Ok(Self(Ban { lasts: time(lasts)?, after: 20, window: Duration::from_secs(10) })),
+        let (words, up_to) = match words.as_slice() {
+            [words @ .., "up", "to", cap] => (words, Some(time(cap)?)),
+            words => (words, None),
+        };
+        let (lasts, after, window) = match words {
+            ["ban", lasts] => (time(lasts)?, 20, Duration::from_secs(10)),
             ["ban", lasts, "after", after, "in", window] => {
                 let after = match after.parse() {
                     Ok(after @ 1..=1_000_000) => after,
@@ -174,11 +179,17 @@ impl Literal for BanFor {
                         return Err(Wrong::new(label).help(FORM));
                     }
                 };
-                Ok(Self(Ban { lasts: time(lasts)?, after, window: time(window)? }))
+                (time(lasts)?, after, time(window)?)
             }
-            ["ban"] => Err(Wrong::new("how long is missing").help(FORM)),
-            _ => Err(Wrong::new("this isn't a ban").help(FORM)),
+            ["ban"] => return Err(Wrong::new("how long is missing").help(FORM)),
+            _ => return Err(Wrong::new("this isn't a ban").help(FORM)),
+        };
+        let up_to = up_to.unwrap_or(lasts);
+        if up_to < lasts {
+            let label = format!("{} is less than {}", write_duration(up_to), write_duration(lasts));
+            return Err(Wrong::new(label).help("bans grow from the first time to the second"));
         }
+        Ok(Self(Ban { lasts, after, window, up_to }))
     }
 }
 

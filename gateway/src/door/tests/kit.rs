@@ -148,7 +148,7 @@ pub fn rig(listeners: Vec<Listener>) -> Rig {
     let make = move |_, _| -> Arc<dyn Carrier> {
         Arc::new(Echo { held: held_tx.clone(), release: Mutex::new(released.clone()) })
     };
-    let door = Door::start(WORKERS, metrics, make).unwrap();
+    let door = Door::start(WORKERS, metrics, Arc::default(), make).unwrap();
     let mut rig = Rig { door, held, release, desired: Desired::default(), registry };
     rig.apply(listeners);
     rig
