@@ -1,49 +1,50 @@
-//! One exchange: a request, its tries, its answer; what the hooks in `proxy` remember between them.
+//! One exchange: a request, its tries, its answer.
+//!
+//! The steps that every carrier takes stand here, so that both take the same ones; carriers only move bytes:
+//!
+//! ```text
+//! decide → (next_try → connect_failed | try_failed | answer_began)* → finish::write_down
+//! ```
 //!
 //! # Invariants
 //!
 //! - It sees one snapshot, retries included.
+//! - It is decided once, whichever carriers it passes through.
 //! - Each try is judged once.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, Method};
 use smallvec::SmallVec;
 use tidegate_model::desired::{Timeouts, UpstreamProtocol};
 use tidegate_model::time::Timestamp;
 use tracing::warn;
 
 use crate::carry::deadline::Deadline;
-use crate::decide::{Connection, Plan, Reason};
+use crate::carry::head::Host;
+use crate::decide::{self, Answer, Connection, Decision, Forwarding, Head, Plan, Reason, ready};
 use crate::endpoint::{Endpoint, InFlight};
 use crate::health::{Verdict, eject};
-use crate::record::trace::Trace;
+use crate::record::trace::{self, Trace};
 use crate::record::{EjectionCause, TryResult};
-use crate::shadow::Tap;
+use crate::shadow::{Shadows, Tap};
 use crate::snapshot::{ArmEntry, RouteEntry, ServiceEntry, Snapshot, VersionEntry};
 
-tokio::task_local! {
-    /// What the carrier knows about the exchange that the current task is running.
-    pub static VISIT: Visit;
-}
-
-/// The connection an exchange came on, and its deadline.
-#[derive(Clone)]
-pub struct Visit {
-    /// Facts about the connection.
-    pub connection: Arc<Connection>,
-    /// The exchange's next deadline.
-    pub deadline: Arc<Deadline>,
-    /// Whether its answer says that the connection ends (HTTP/1).
-    pub last: bool,
-}
+/// Tries on kept-alive connections that turn out to be closed, before such a close counts as a failure.
+const STALE_TRIES: u32 = 3;
 
 /// One exchange: a request, its tries, its answer.
 pub struct Exchange {
-    /// The connection it came on, and its deadline.
-    pub visit: Visit,
+    /// Facts about the connection it came on.
+    pub connection: Arc<Connection>,
+    /// Whether its answer says that the connection ends (HTTP/1).
+    pub last: bool,
+    /// Its next deadline, where a guard keeps it; express keeps its own.
+    pub deadline: Option<Arc<Deadline>>,
+    /// The host that was asked for; empty until the head was read.
+    pub host: Host,
     /// The configuration it sees.
     pub snapshot: Arc<Snapshot>,
     /// When its head had arrived.
@@ -84,9 +85,12 @@ pub struct Exchange {
 
 impl Exchange {
     /// An exchange whose head has arrived at `started`.
-    pub fn new(visit: Visit, snapshot: Arc<Snapshot>, started: Timestamp) -> Self {
+    pub fn new(connection: Arc<Connection>, last: bool, snapshot: Arc<Snapshot>, started: Timestamp) -> Self {
         Self {
-            visit,
+            connection,
+            last,
+            deadline: None,
+            host: Host::default(),
             snapshot,
             started,
             plan: None,
@@ -108,6 +112,112 @@ impl Exchange {
         }
     }
 
+    /// Decides what happens to the request. Returns the answer, where the gateway gives it by itself; else there is a
+    /// plan from here on.
+    pub fn decide(&mut self, head: &Head<'_>, shadows: &Arc<Shadows>) -> Option<Box<Answer>> {
+        let mut dice = rand::rng();
+        self.id = Some(trace::request_id(head.headers, self.peer_is_trusted(), &mut dice));
+        self.trace = Trace::of(head.headers);
+        match decide::decide(head, &self.connection, &self.snapshot, self.started, &mut dice) {
+            Decision::Forward(plan) => {
+                self.client = Some(plan.client);
+                self.tap = Tap::open(shadows, &self.snapshot, &plan, head);
+                self.service(&plan).budget.deposit(self.started);
+                self.plan = Some(plan);
+                None
+            }
+            Decision::Answer(answer) => Some(answer),
+        }
+    }
+
+    /// Notes that the client gets this answer of our own.
+    pub fn answers(&mut self, answer: &Answer) {
+        self.status = answer.status;
+        self.reason = Some(answer.reason);
+        self.route = answer.route;
+        self.client.get_or_insert(answer.client);
+    }
+
+    /// Begins a try: at the plan's own endpoint first, then at one that hasn't failed this request. `None` without
+    /// a plan.
+    pub fn next_try(&mut self, now: Timestamp) -> Option<Arc<Endpoint>> {
+        let plan = self.plan.as_deref()?;
+        let endpoint = match self.tried.is_empty() {
+            true => Arc::clone(&plan.endpoint),
+            false => decide::next_endpoint(plan, &self.tried, &self.snapshot, now, &mut rand::rng())
+                .unwrap_or_else(|| Arc::clone(&plan.endpoint)),
+        };
+        self.attempts += 1;
+        self.try_started = now;
+        self.body_seen = 0;
+        self.result = None;
+        self.reason = None;
+        self.in_flight = Some(endpoint.enter());
+        self.tried.push(Arc::clone(&endpoint));
+        if let Some(tap) = &mut self.tap {
+            tap.restart_attempt();
+        }
+        Some(endpoint)
+    }
+
+    /// Takes note of so many more bytes of the request's body. False when that is more than the route allows.
+    pub fn body_passes(&mut self, bytes: u64) -> bool {
+        self.body_seen += bytes;
+        let most = self.plan.as_ref().and_then(|plan| self.snapshot.desired.routes[plan.route].max_body);
+        most.is_none_or(|most| self.body_seen <= most)
+    }
+
+    /// The final answer's head has come. Tells whether the request is tried again instead of carrying this answer;
+    /// `repeatable` says whether it can be.
+    pub fn answer_began(&mut self, status: u16, repeatable: bool, now: Timestamp) -> bool {
+        let first_byte = now.since(self.try_started);
+        if let Some(endpoint) = self.in_flight.as_ref().map(InFlight::endpoint) {
+            endpoint.observe_latency(first_byte.as_nanos() as u64, now);
+            endpoint.metrics.first_byte(first_byte);
+        }
+        self.judge(if status >= 500 { TryResult::ServerError } else { TryResult::Ok }, now);
+        let Some(plan) = self.plan.as_deref() else { return false };
+        let unwanted = self.service(plan).spec.retry.on_status.contains(&status);
+        if unwanted && repeatable && self.may_try_again(plan, now) {
+            return true;
+        }
+        self.first_byte = Some(first_byte);
+        self.status = status;
+        false
+    }
+
+    /// No connection could be made. Tells whether to try again: nothing was sent, so any method may be.
+    pub fn connect_failed(&mut self, now: Timestamp) -> bool {
+        self.judge(TryResult::Connect, now);
+        self.reason = Some(Reason::Unreachable);
+        let Some(plan) = self.plan.as_deref() else { return false };
+        self.service(plan).spec.retry.on_connect && self.may_try_again(plan, now)
+    }
+
+    /// The endpoint broke off before its answer, or was too `late`. Tells whether to try again; `reused` says whether
+    /// the connection had carried a request before, `repeatable` whether the request can be sent once more.
+    pub fn try_failed(&mut self, late: bool, reused: bool, repeatable: bool, now: Timestamp) -> bool {
+        self.reason = Some(if late { Reason::Late } else { Reason::Broken });
+        if reused && !late && repeatable && self.stale < STALE_TRIES {
+            // The endpoint closed an idle connection just as we used it: nobody's failure, and not a try.
+            self.stale += 1;
+            self.attempts -= 1;
+            self.tried.pop();
+            return true;
+        }
+        let Some(plan) = self.plan.as_deref() else { return false };
+        let retry = &self.service(plan).spec.retry;
+        let wanted = if late { retry.on_timeout } else { retry.on_reset };
+        let again = wanted && repeatable && self.may_try_again(plan, now);
+        self.judge(if late { TryResult::Timeout } else { TryResult::Reset }, now);
+        again
+    }
+
+    /// Whether the plan's method may be sent once more after something of it was sent.
+    pub fn allows_repeating(&self, method: &Method) -> bool {
+        self.plan.as_deref().is_some_and(|plan| ready::allows(&self.service(plan).spec.retry.methods, method))
+    }
+
     /// Its route.
     pub fn route(&self, plan: &Plan) -> &RouteEntry {
         &self.snapshot.routes[plan.route]
@@ -115,7 +225,12 @@ impl Exchange {
 
     /// Whether the other end of the socket is a proxy whose word we take.
     pub fn peer_is_trusted(&self) -> bool {
-        self.snapshot.front.client.trusts(self.visit.connection.peer.ip())
+        self.snapshot.front.client.trusts(self.connection.peer.ip())
+    }
+
+    /// What the endpoint is told about the visitor who sent `headers` and asked for `authority`.
+    pub fn forwarding(&self, headers: &HeaderMap, authority: &str) -> Forwarding {
+        decide::forwarding(headers, authority, &self.connection, &self.snapshot.front.client)
     }
 
     /// Its arm.
@@ -154,17 +269,27 @@ impl Exchange {
         self.timeouts(plan).total.map(|total| self.started + total)
     }
 
-    /// The next deadline while the answer hasn't begun.
-    pub fn expect_first_byte(&self, now: Timestamp) {
-        if let Some(plan) = &self.plan {
-            let first_byte = now + self.timeouts(plan).first_byte;
-            let at = self.total_deadline(plan).map_or(first_byte, |total| total.min(first_byte));
-            self.visit.deadline.set(Some(at));
+    /// The next deadline while the answer hasn't begun, from `now` on.
+    pub fn first_byte_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        let plan = self.plan.as_deref()?;
+        let first_byte = now + self.timeouts(plan).first_byte;
+        Some(self.total_deadline(plan).map_or(first_byte, |total| total.min(first_byte)))
+    }
+
+    /// Tells the guard what the next deadline is; `None` lifts it.
+    pub fn set_deadline(&self, at: Option<Timestamp>) {
+        if let Some(deadline) = &self.deadline {
+            deadline.set(at);
         }
     }
 
+    /// Whether a deadline has passed in this try.
+    pub fn is_late(&self) -> bool {
+        self.deadline.as_ref().is_some_and(|deadline| deadline.passed())
+    }
+
     /// Counts what came of the current try, and tells `health`.
-    pub fn judge(&mut self, result: TryResult, now: Timestamp) {
+    fn judge(&mut self, result: TryResult, now: Timestamp) {
         self.result = Some(result);
         let (Some(plan), Some(in_flight)) = (&self.plan, &self.in_flight) else { return };
         let endpoint = in_flight.endpoint();
@@ -185,8 +310,15 @@ impl Exchange {
         }
     }
 
+    /// The exchange is over. A try that came to nothing says that the client left.
+    pub fn ended(&mut self, now: Timestamp) {
+        if self.in_flight.is_some() && self.result.is_none() {
+            self.judge(TryResult::Abandoned, now);
+        }
+    }
+
     /// Whether one more try is allowed by count and budget. Takes it from the budget if so.
-    pub fn may_try_again(&self, plan: &Plan, now: Timestamp) -> bool {
+    fn may_try_again(&self, plan: &Plan, now: Timestamp) -> bool {
         let service = self.service(plan);
         let time_left = self.total_deadline(plan).is_none_or(|total| now < total);
         if self.attempts > service.spec.retry.attempts || !time_left {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::admin::{Admin, AdminState, Readiness};
+use crate::carry::express::Express;
 use crate::carry::pingora::PingoraCarrier;
 use crate::compile::{Material, compile};
 use crate::door::metrics::DoorMetrics;
@@ -34,6 +35,10 @@ use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
 use crate::source::{ReloadRequest, Status};
 use crate::{clock, health};
+
+/// The environment variable that turns the express carrier off: `pingora` lets Pingora carry everything, for tests
+/// that compare the two, and for a doubt in production.
+const CARRIER: &str = "TIDEGATE_CARRIER";
 
 /// What a gateway is built around, whatever its configuration says.
 pub struct Parts {
@@ -95,8 +100,10 @@ impl Gateway {
             shadows: Arc::clone(&shadows),
         });
         let door_metrics = DoorMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
+        let only_pingora = std::env::var_os(CARRIER).is_some_and(|name| name == "pingora");
         let door = Door::start(parts.workers, door_metrics, guard, move |_worker, drain| {
-            Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain))
+            let pingora = Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain));
+            if only_pingora { pingora } else { Arc::new(Express::new(Arc::clone(&shared), pingora)) }
         })?;
         parts.control.spawn(health::probe::run(publisher.slot(), clock::now));
         Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows, bans })

@@ -13,39 +13,42 @@
 //! ```
 //!
 //! Nothing is decided here: the hooks carry `decide`'s plan out and report what happened to `health`,
-//! `shadow` and `record`.
+//! `shadow` and `record`. What both carriers do alike is in `exchange`. Plain HTTP/1 takes the short way through
+//! `carry::express`, which comes by the same steps in the same order.
 //!
 //! # Invariants
 //!
 //! - An exchange sees one snapshot, retries included.
 //! - A request is tried again only before any of its answer has reached the client.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HOST, HeaderName, SET_COOKIE, VARY};
+use http::header::{CONTENT_LENGTH, HOST};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use crate::carry::{edit, finish, head, peer, respond, verdict};
+use crate::carry::respond::Reply;
+use crate::carry::{edit, finish, head, peer, verdict};
 use crate::clock;
-use crate::decide::{self, Answer, Decision, Reason};
-use crate::endpoint::InFlight;
-use crate::exchange::{Exchange, VISIT, Visit};
+use crate::decide::Answer;
+use crate::exchange::Exchange;
+use crate::record::RouteMetrics;
 use crate::record::access::AccessLog;
-use crate::record::trace::{self, Trace};
-use crate::record::{RouteMetrics, TryResult};
-use crate::shadow::{Shadows, Tap};
+use crate::shadow::Shadows;
 use crate::snapshot::Snapshot;
 
-/// Names a request in logs on both sides of the gateway.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+tokio::task_local! {
+    /// The exchange that the carrier has begun and hands over to the hooks.
+    pub static BEGUN: Cell<Option<Exchange>>;
+}
 
 /// What all cores share.
 pub struct Shared {
@@ -75,32 +78,25 @@ impl Proxy {
 impl ProxyHttp for Proxy {
     type CTX = Exchange;
 
-    /// Called when a head has arrived: from here on, this exchange sees one snapshot.
+    /// The carrier has begun the exchange; it may even have decided it.
     fn new_ctx(&self) -> Exchange {
-        Exchange::new(VISIT.with(Visit::clone), self.shared.snapshot.load_full(), clock::now())
+        BEGUN.with(Cell::take).expect("invariant: a carrier begins an exchange for each request")
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        if exchange.visit.last {
+        if exchange.last {
             session.set_keepalive(None); // Pingora has set what the client asked for.
+        }
+        if exchange.plan.is_some() {
+            return Ok(false); // Decided before it was handed to us.
         }
         let request = session.req_header();
         let host = head::host(request);
-        let trusted = exchange.peer_is_trusted();
-        exchange.id = Some(trace::request_id(&request.headers, trusted, &mut rand::rng()));
-        exchange.trace = Trace::of(&request.headers);
-        let view = head::view(request, &host);
-        let decision =
-            decide::decide(&view, &exchange.visit.connection, &exchange.snapshot, exchange.started, &mut rand::rng());
-        match decision {
-            Decision::Forward(plan) => {
-                exchange.client = Some(plan.client);
-                exchange.tap = Tap::open(&self.shared.shadows, &exchange.snapshot, &plan, &view);
-                exchange.service(&plan).budget.deposit(exchange.started);
-                exchange.plan = Some(plan);
-                Ok(false)
-            }
-            Decision::Answer(answer) => {
+        let answer = exchange.decide(&head::view(request, host.as_str()), &self.shared.shadows);
+        exchange.host = host;
+        match answer {
+            None => Ok(false),
+            Some(answer) => {
                 self.answer(session, exchange, &answer).await?;
                 Ok(true)
             }
@@ -109,35 +105,21 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let now = clock::now();
+        let endpoint = exchange.next_try(now).ok_or_else(no_plan)?;
+        if let Some(deadline) = &exchange.deadline {
+            deadline.reset();
+        }
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
-        let endpoint = match exchange.tried.is_empty() {
-            true => Arc::clone(&plan.endpoint),
-            false => decide::next_endpoint(plan, &exchange.tried, &exchange.snapshot, now, &mut rand::rng())
-                .unwrap_or_else(|| Arc::clone(&plan.endpoint)),
-        };
         let service = exchange.service(plan);
-        let request = session.req_header();
-        let peer = peer::peer(&peer::Reach {
+        peer::peer(&peer::Reach {
             target: &endpoint.target,
             timeouts: exchange.timeouts(plan),
             protocol: service.spec.protocol,
             tls: service.tls.as_deref(),
-            host: &head::host(request),
+            host: exchange.host.as_str(),
             upgrade: session.is_upgrade_req(),
             left: exchange.total_deadline(plan).map(|total| total.since(now)),
-        })?;
-        exchange.attempts += 1;
-        exchange.try_started = now;
-        exchange.body_seen = 0;
-        exchange.result = None;
-        exchange.reason = None;
-        exchange.in_flight = Some(endpoint.enter());
-        exchange.tried.push(endpoint);
-        exchange.visit.deadline.reset();
-        if let Some(tap) = &mut exchange.tap {
-            tap.restart_attempt();
-        }
-        Ok(peer)
+        })
     }
 
     async fn connected_to_upstream(
@@ -151,12 +133,11 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
         let own = exchange.owns_socket(plan, session.is_upgrade_req());
-        exchange.visit.deadline.watch(own.then_some(socket));
-        if own {
-            exchange.expect_first_byte(clock::now());
-        } else {
-            exchange.visit.deadline.set(exchange.total_deadline(plan));
+        if let Some(deadline) = &exchange.deadline {
+            deadline.watch(own.then_some(socket));
         }
+        let first = if own { exchange.first_byte_deadline(clock::now()) } else { exchange.total_deadline(plan) };
+        exchange.set_deadline(first);
         Ok(())
     }
 
@@ -167,22 +148,14 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<()> {
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
-        let route = exchange.route(plan);
-        let spec = &exchange.snapshot.desired.routes[plan.route];
-        head::forward(upstream, session.req_header(), &exchange.visit.connection, &exchange.snapshot.front.client)?;
-        if !exchange.trace.may_be_forwarded() {
-            trace::FIELDS.iter().for_each(|field| drop(upstream.remove_header(field)));
-        }
-        if let Some(id) = &exchange.id {
-            upstream.insert_header(REQUEST_ID, id.clone())?;
-        }
+        let told = exchange.forwarding(&session.req_header().headers, head::authority(session.req_header()));
+        edit::to_endpoint(upstream, exchange, plan, &told)?;
         if let Some(target) = &plan.target {
             head::set_target(upstream, target)?;
         }
-        if let Some(host) = &spec.rewrite.host {
+        if let Some(host) = &exchange.snapshot.desired.routes[plan.route].rewrite.host {
             upstream.insert_header(HOST, host)?;
         }
-        edit::apply(upstream, &route.request_headers)?;
         if let Some(tap) = &mut exchange.tap {
             tap.request(upstream);
             if session.as_mut().is_body_empty() {
@@ -200,14 +173,13 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<()> {
         if let Some(chunk) = body {
-            let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
-            exchange.body_seen += chunk.len() as u64;
-            if exchange.snapshot.desired.routes[plan.route].max_body.is_some_and(|max| exchange.body_seen > max) {
+            if !exchange.body_passes(chunk.len() as u64) {
                 return Err(Error::new_down(ErrorType::HTTPStatus(413)));
             }
+            let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
             if exchange.first_byte.is_none() && exchange.owns_socket(plan, session.is_upgrade_req()) {
                 // The endpoint can't be expected to answer before it has the request.
-                exchange.expect_first_byte(clock::now());
+                exchange.set_deadline(exchange.first_byte_deadline(clock::now()));
             }
         }
         if let Some(tap) = &mut exchange.tap {
@@ -231,33 +203,21 @@ impl ProxyHttp for Proxy {
         if status < 200 && status != 101 {
             return Ok(()); // An interim answer (RFC 9110 §15.2); the final one is yet to come.
         }
-        let now = clock::now();
-        let first_byte = now.since(exchange.try_started);
-        if let Some(endpoint) = exchange.in_flight.as_ref().map(InFlight::endpoint) {
-            endpoint.observe_latency(first_byte.as_nanos() as u64, now);
-            endpoint.metrics.first_byte(first_byte);
-        }
-        exchange.judge(if status >= 500 { TryResult::ServerError } else { TryResult::Ok }, now);
-        let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
-        let retry = &exchange.service(plan).spec.retry;
-        if retry.on_status.contains(&status)
-            && verdict::may_repeat(session, &retry.methods)
-            && exchange.may_try_again(plan, now)
-        {
+        let repeatable = verdict::may_repeat(session, exchange);
+        if exchange.answer_began(status, repeatable, clock::now()) {
             let mut error = Error::new_up(verdict::RETRY_STATUS);
             error.set_retry(true);
             return Err(error);
         }
         if status == 101 {
             // From here on it is a conversation: only silence ends it.
-            exchange.visit.deadline.set(None);
+            exchange.set_deadline(None);
             session.set_read_timeout(Some(peer::UPGRADED_IDLE));
         } else {
-            exchange.visit.deadline.set(exchange.total_deadline(plan));
+            let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
+            exchange.set_deadline(exchange.total_deadline(plan));
         }
-        exchange.first_byte = Some(first_byte);
-        exchange.status = status;
-        if let Some(tap) = &mut exchange.tap {
+        if let (Some(tap), Some(first_byte)) = (&mut exchange.tap, exchange.first_byte) {
             tap.main_answer_head(status, &response.headers, first_byte);
         }
         Ok(())
@@ -291,19 +251,7 @@ impl ProxyHttp for Proxy {
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
-        if let Some(id) = &exchange.id {
-            response.insert_header(REQUEST_ID, id.clone())?;
-        }
-        edit::apply(response, &exchange.route(plan).response_headers)?;
-        for (name, value) in &plan.answer_headers {
-            // These two add to what the endpoint says; the others are the gateway's to say.
-            if name == SET_COOKIE || name == VARY {
-                response.append_header(name.clone(), value.clone())?;
-            } else {
-                response.insert_header(name.clone(), value.clone())?;
-            }
-        }
-        Ok(())
+        edit::to_client(response, exchange, plan)
     }
 
     fn fail_to_connect(
@@ -313,13 +261,7 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let now = clock::now();
-        exchange.judge(TryResult::Connect, now);
-        exchange.reason = Some(Reason::Unreachable);
-        let Some(plan) = exchange.plan.as_deref() else { return error };
-        // Nothing was sent, so any method may be tried again.
-        let again = exchange.service(plan).spec.retry.on_connect && exchange.may_try_again(plan, now);
-        error.set_retry(again);
+        error.set_retry(exchange.connect_failed(clock::now()));
         error
     }
 
@@ -338,31 +280,18 @@ impl ProxyHttp for Proxy {
         if *error.esource() != ErrorSource::Upstream || exchange.first_byte.is_some() {
             return error; // The client's doing, or too late to try again.
         }
-        let now = clock::now();
-        let late = exchange.visit.deadline.passed() || *error.etype() == ErrorType::ReadTimedout;
-        exchange.reason = Some(if late { Reason::Late } else { Reason::Broken });
-        let Some(plan) = exchange.plan.as_deref() else { return error };
-        let retry = &exchange.service(plan).spec.retry;
-        let repeatable = verdict::may_repeat(session, &retry.methods);
-        if reused && !late && repeatable && exchange.stale < verdict::STALE_TRIES {
-            // The endpoint closed an idle connection just as we used it: nobody's failure, and not a try.
-            exchange.stale += 1;
-            exchange.attempts -= 1;
-            exchange.tried.pop();
-            error.set_retry(true);
-            return error;
-        }
-        let wanted = if late { retry.on_timeout } else { retry.on_reset };
-        error.set_retry(wanted && repeatable && exchange.may_try_again(plan, now));
-        exchange.judge(if late { TryResult::Timeout } else { TryResult::Reset }, now);
+        let late = exchange.is_late() || *error.etype() == ErrorType::ReadTimedout;
+        let repeatable = verdict::may_repeat(session, exchange);
+        error.set_retry(exchange.try_failed(late, reused, repeatable, clock::now()));
         error
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
-        exchange.visit.deadline.set(None);
-        let Some(answer) = verdict::answer_for(session, error, exchange.reason, exchange.plan.as_deref()) else {
+        exchange.set_deadline(None);
+        let Some(failure) = verdict::failure(session, error) else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
+        let answer = failure.answer(exchange);
         // Whatever is returned here, Pingora closes the connection after a failed exchange (its `server_reuse` is
         // false then). The client must be told, or its next request runs into the close.
         session.set_keepalive(None);
@@ -371,14 +300,20 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
-        exchange.visit.deadline.set(None);
+        exchange.set_deadline(None);
         if let (Some(tap), None) = (&mut exchange.tap, error) {
             tap.main_answer_end(); // No hook tells of the end of an answer without a body.
         }
-        if exchange.in_flight.is_some() && exchange.result.is_none() {
-            exchange.judge(TryResult::Abandoned, clock::now());
-        }
-        finish::write_down(session, exchange, &self.shared);
+        let now = clock::now();
+        exchange.ended(now);
+        let request = session.req_header();
+        let carried = finish::Carried {
+            head: head::view(request, exchange.host.as_str()),
+            version: request.version,
+            received: session.body_bytes_read() as u64,
+            sent: session.body_bytes_sent() as u64,
+        };
+        finish::write_down(exchange, &carried, &self.shared, now);
         exchange.in_flight = None;
     }
 
@@ -399,13 +334,18 @@ impl ProxyHttp for Proxy {
 
 impl Proxy {
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: &Answer) -> Result<()> {
-        exchange.status = answer.status;
-        exchange.reason = Some(answer.reason);
-        exchange.route = answer.route;
-        exchange.client.get_or_insert(answer.client);
-        let own = exchange.id.iter().map(|id| (REQUEST_ID, id.clone())).collect();
-        let edits = answer.route.map(|route| &exchange.snapshot.routes[route].response_headers);
-        respond::respond(session, answer, own, edits).await
+        exchange.answers(answer);
+        let request = session.req_header();
+        let reply = Reply::new(answer, exchange, &request.method, &request.headers);
+        let mut head = ResponseHeader::build(reply.status, Some(reply.lines.len() + 3))?;
+        for (name, value) in &reply.lines {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        if let Some(length) = reply.length {
+            head.insert_header(CONTENT_LENGTH, length)?;
+        }
+        session.write_response_header(Box::new(head), reply.body.is_empty()).await?;
+        session.write_response_body(Some(reply.body), true).await
     }
 }
 

@@ -1,30 +1,39 @@
 //! Changes to heads on their way: configured edits, and what a proxy has to say about itself.
 
+use http::header::{FORWARDED, SET_COOKIE, VARY};
 use http::{HeaderName, HeaderValue};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::decide::{Forwarding, Plan, client};
+use crate::exchange::Exchange;
+use crate::record::trace;
 use crate::snapshot::ReadyEdits;
 
-/// A head whose lines can be changed.
-pub trait Head {
+/// Names a request in logs on both sides of the gateway.
+pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+static FORWARDED_LINE: HeaderName = FORWARDED;
+
+/// A head whose lines can be changed. `'a` is how long borrowed lines live.
+pub trait Head<'a> {
     /// Replaces every line of this name.
     ///
     /// # Errors
     ///
     /// Too many headers.
-    fn set(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<()>;
+    fn set(&mut self, name: &'a HeaderName, value: &'a HeaderValue) -> Result<()>;
     /// Adds a line.
     ///
     /// # Errors
     ///
     /// Too many headers.
-    fn add(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<()>;
+    fn add(&mut self, name: &'a HeaderName, value: &'a HeaderValue) -> Result<()>;
     /// Removes every line of this name.
     fn remove(&mut self, name: &HeaderName);
 }
 
-impl Head for RequestHeader {
+impl Head<'_> for RequestHeader {
     fn set(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<()> {
         self.insert_header(name.clone(), value.clone())
     }
@@ -36,7 +45,7 @@ impl Head for RequestHeader {
     }
 }
 
-impl Head for ResponseHeader {
+impl Head<'_> for ResponseHeader {
     fn set(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<()> {
         self.insert_header(name.clone(), value.clone())
     }
@@ -53,7 +62,7 @@ impl Head for ResponseHeader {
 /// # Errors
 ///
 /// Too many headers.
-pub fn apply(head: &mut impl Head, edits: &ReadyEdits) -> Result<()> {
+pub fn apply<'a>(head: &mut impl Head<'a>, edits: &'a ReadyEdits) -> Result<()> {
     for name in &edits.remove {
         head.remove(name);
     }
@@ -62,6 +71,57 @@ pub fn apply(head: &mut impl Head, edits: &ReadyEdits) -> Result<()> {
     }
     for (name, value) in &edits.add {
         head.add(name, value)?;
+    }
+    Ok(())
+}
+
+/// Makes a request's head the one that the endpoint gets: who asked for what, the request's id, a trace only where it
+/// is valid, and what the route says. Target and Host are rewritten by the carrier, which also strips what concerns
+/// one connection only.
+///
+/// # Errors
+///
+/// Too many headers.
+pub fn to_endpoint<'a>(
+    head: &mut impl Head<'a>,
+    exchange: &'a Exchange,
+    plan: &'a Plan,
+    told: &'a Forwarding,
+) -> Result<()> {
+    head.set(&client::X_FORWARDED_FOR, &told.x_forwarded_for)?;
+    head.set(&client::X_FORWARDED_PROTO, &told.x_forwarded_proto)?;
+    match &told.x_forwarded_host {
+        Some(host) => head.set(&client::X_FORWARDED_HOST, host)?,
+        None => head.remove(&client::X_FORWARDED_HOST),
+    }
+    head.set(&FORWARDED_LINE, &told.forwarded)?;
+    if !exchange.trace.may_be_forwarded() {
+        trace::FIELDS.iter().for_each(|field| head.remove(field));
+    }
+    if let Some(id) = &exchange.id {
+        head.set(&REQUEST_ID, id)?;
+    }
+    apply(head, &exchange.route(plan).request_headers)
+}
+
+/// Makes an endpoint's answer the one that the client gets: the request's id, what the route says, and what was
+/// decided on the way.
+///
+/// # Errors
+///
+/// Too many headers.
+pub fn to_client<'a>(head: &mut impl Head<'a>, exchange: &'a Exchange, plan: &'a Plan) -> Result<()> {
+    if let Some(id) = &exchange.id {
+        head.set(&REQUEST_ID, id)?;
+    }
+    apply(head, &exchange.route(plan).response_headers)?;
+    for (name, value) in &plan.answer_headers {
+        // These two add to what the endpoint says; the others are the gateway's to say.
+        if name == SET_COOKIE || name == VARY {
+            head.add(name, value)?;
+        } else {
+            head.set(name, value)?;
+        }
     }
     Ok(())
 }

@@ -2,13 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderValue;
 use http::header::{REFERER, USER_AGENT};
-use pingora_proxy::Session;
+use http::{HeaderValue, Version};
+use tidegate_model::time::Timestamp;
 
-use super::head;
-use crate::clock;
-use crate::decide::Reason;
+use crate::decide::{Head, Reason};
 use crate::exchange::Exchange;
 use crate::proxy::Shared;
 use crate::record::RetryResult;
@@ -17,15 +15,27 @@ use crate::record::access::Entry;
 /// Logged as the status of a request whose client went away unanswered, as nginx does.
 const CLIENT_GONE: u16 = 499;
 
-/// Counts the exchange, and logs it where a log is kept.
-pub fn write_down(session: &Session, exchange: &Exchange, shared: &Shared) {
-    let took = clock::now().since(exchange.started);
+/// What a carrier knows of an exchange that is over.
+pub struct Carried<'a> {
+    /// The request's head.
+    pub head: Head<'a>,
+    /// The protocol that the client spoke.
+    pub version: Version,
+    /// Bytes of the request's body that came from the client.
+    pub received: u64,
+    /// Bytes of the answer's body that went to it.
+    pub sent: u64,
+}
+
+/// Counts the exchange, which ended `now`, and logs it where a log is kept.
+pub fn write_down(exchange: &Exchange, carried: &Carried<'_>, shared: &Shared, now: Timestamp) {
+    let took = now.since(exchange.started);
     let status = if exchange.status == 0 { CLIENT_GONE } else { exchange.status };
     match exchange.plan.as_deref() {
         Some(plan) => {
             let arm = exchange.arm(plan);
             arm.metrics.finished(status, took);
-            arm.metrics.bytes(session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
+            arm.metrics.bytes(carried.received, carried.sent);
             if let Some(reason) = exchange.reason {
                 exchange.route(plan).metrics.reason(reason);
             }
@@ -40,15 +50,13 @@ pub fn write_down(session: &Session, exchange: &Exchange, shared: &Shared) {
         }
     }
     if shared.access_log.is_on() {
-        log(session, exchange, shared, status, took);
+        log(exchange, carried, shared, status, took);
     }
 }
 
-fn log(session: &Session, exchange: &Exchange, shared: &Shared, status: u16, took: Duration) {
-    let request = session.req_header();
-    let host = head::host(request);
-    let view = head::view(request, &host);
-    let connection = &exchange.visit.connection;
+fn log(exchange: &Exchange, carried: &Carried<'_>, shared: &Shared, status: u16, took: Duration) {
+    let head = &carried.head;
+    let connection = &exchange.connection;
     let plan = exchange.plan.as_deref();
     let route = plan.map(|plan| plan.route).or(exchange.route);
     shared.access_log.log(&Entry {
@@ -56,25 +64,35 @@ fn log(session: &Session, exchange: &Exchange, shared: &Shared, status: u16, too
         id: exchange.id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
         client: exchange.client.unwrap_or_else(|| connection.peer.ip()),
         peer: connection.peer,
-        method: request.method.as_str(),
-        host: view.host,
-        path: view.path,
-        query: view.query,
-        protocol: head::protocol(request.version),
+        method: head.method.as_str(),
+        host: head.host,
+        path: head.path,
+        query: head.query,
+        protocol: protocol(carried.version),
         status,
         reason: exchange.reason,
         route: route.map(|route| exchange.snapshot.desired.routes[route].name.as_str()),
         version: plan.map(|plan| &*exchange.arm(plan).label),
         endpoint: exchange.in_flight.as_ref().map(|in_flight| &in_flight.endpoint().target),
         attempts: exchange.attempts,
-        received: session.body_bytes_read() as u64,
-        sent: session.body_bytes_sent() as u64,
+        received: carried.received,
+        sent: carried.sent,
         took,
         first_byte: exchange.first_byte,
-        user_agent: request.headers.get(USER_AGENT).map(HeaderValue::as_bytes),
-        referer: request.headers.get(REFERER).map(HeaderValue::as_bytes),
+        user_agent: head.headers.get(USER_AGENT).map(HeaderValue::as_bytes),
+        referer: head.headers.get(REFERER).map(HeaderValue::as_bytes),
         trace: exchange.trace.id(),
         generation: exchange.snapshot.generation(),
         tls: connection.tls.as_deref(),
     });
+}
+
+/// The protocol's name.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP",
+    }
 }

@@ -1,28 +1,38 @@
-//! Reads a Pingora head as `decide` sees it, and turns it into the head that an endpoint gets.
+//! Reads a Pingora head as `decide` sees it, and rewrites its target.
 
-use std::borrow::Cow;
-
-use http::header::{CONTENT_LENGTH, FORWARDED, HOST};
-use http::{Uri, Version};
+use http::Uri;
+use http::header::{CONTENT_LENGTH, HOST};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
+use smallvec::SmallVec;
 
-use crate::decide::client::{self, ClientFinder};
-use crate::decide::{self, Connection};
+use crate::decide;
 
-/// The request's host: `:authority`, or else the Host header; in lower case, without port and trailing dot.
-pub fn host(request: &RequestHeader) -> Cow<'_, str> {
-    let written = authority(request);
-    let name = match written.strip_prefix('[').and_then(|rest| rest.find(']')) {
-        Some(end) => &written[..end + 2],
-        None => written.rsplit_once(':').map_or(written, |(name, _port)| name),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
+/// The name of a host, as requests are matched by it: in lower case, without port and trailing dot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host(SmallVec<[u8; 48]>);
+
+impl Host {
+    /// From an authority as a client writes it.
+    pub fn of(authority: &str) -> Self {
+        let name = match authority.strip_prefix('[').and_then(|rest| rest.find(']')) {
+            Some(end) => &authority[..end + 2],
+            None => authority.rsplit_once(':').map_or(authority, |(name, _port)| name),
+        };
+        let mut host = SmallVec::from_slice(name.strip_suffix('.').unwrap_or(name).as_bytes());
+        host.make_ascii_lowercase();
+        Self(host)
     }
+
+    /// The name; empty when there is none.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("invariant: made from text, changed in its ASCII letters only")
+    }
+}
+
+/// The request's host: `:authority`, or else the Host header.
+pub fn host(request: &RequestHeader) -> Host {
+    Host::of(authority(request))
 }
 
 /// The authority as the client wrote it, port included; empty when there is none.
@@ -44,39 +54,6 @@ pub fn view<'a>(request: &'a RequestHeader, host: &'a str) -> decide::Head<'a> {
         headers: &request.headers,
         content_length: request.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
     }
-}
-
-/// The protocol's name, for the log.
-pub fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_11 => "HTTP/1.1",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP",
-    }
-}
-
-/// Adds a word about who asked for what. Hop-by-hop headers are Pingora's to strip, and the door has made every
-/// target origin-form.
-///
-/// # Errors
-///
-/// Too many headers.
-pub fn forward(
-    upstream: &mut RequestHeader,
-    request: &RequestHeader,
-    connection: &Connection,
-    finder: &ClientFinder,
-) -> Result<()> {
-    let host = host(request);
-    let told = client::forwarding(&view(request, &host), authority(request), connection, finder);
-    upstream.insert_header(client::X_FORWARDED_FOR, told.x_forwarded_for)?;
-    upstream.insert_header(client::X_FORWARDED_PROTO, told.x_forwarded_proto)?;
-    match told.x_forwarded_host {
-        Some(host) => upstream.insert_header(client::X_FORWARDED_HOST, host)?,
-        None => drop(upstream.remove_header(&client::X_FORWARDED_HOST)),
-    }
-    upstream.insert_header(FORWARDED, told.forwarded)
 }
 
 /// Replaces path and query.
@@ -117,7 +94,7 @@ mod tests {
             ("[::1]", "[::1]"),
             ("10.0.0.1:80", "10.0.0.1"),
         ] {
-            assert_eq!(host(&request("/", Some(written))), expected);
+            assert_eq!(host(&request("/", Some(written))).as_str(), expected);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod edit;
+pub mod express;
 pub mod finish;
 pub mod head;
 pub mod peer;

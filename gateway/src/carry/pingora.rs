@@ -3,6 +3,7 @@
 //! One per core, so that each core has its own pool of upstream connections. The door hands it a
 //! stream whose next request head is complete; it hands the stream back when that exchange is over.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,11 +19,12 @@ use tokio::sync::{Notify, watch};
 use tracing::debug;
 
 use crate::carry::deadline::Deadline;
+use crate::clock;
 use crate::decide::Connection;
 use crate::door::Carrier;
 use crate::door::stream::DoorStream;
-use crate::exchange::{VISIT, Visit};
-use crate::proxy::{Proxy, Shared};
+use crate::exchange::Exchange;
+use crate::proxy::{BEGUN, Proxy, Shared};
 
 /// Upstream connections that one core keeps idle, over all endpoints. Beyond it the oldest is closed.
 const IDLE_UPSTREAM_CONNECTIONS: usize = 2_048;
@@ -31,10 +33,11 @@ const IDLE_UPSTREAM_CONNECTIONS: usize = 2_048;
 const MALFORMED_STREAMS: usize = 32;
 
 /// Unread bytes of a request body that are drained, so that the connection can be used again, take at most this long.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One core's carrier.
 pub struct PingoraCarrier {
+    shared: Arc<Shared>,
     proxy: Arc<HttpProxy<Proxy>>,
     /// Turns true when the door drains: answers that start after that say `Connection: close`.
     drain: watch::Receiver<bool>,
@@ -50,21 +53,35 @@ impl PingoraCarrier {
             max_retries: 16,
             ..ServerConf::default()
         };
-        let mut proxy = HttpProxy::new(Proxy::new(shared), Arc::new(conf));
+        let mut proxy = HttpProxy::new(Proxy::new(Arc::clone(&shared)), Arc::new(conf));
         proxy.handle_init_modules();
-        Self { proxy: Arc::new(proxy), drain }
+        Self { shared, proxy: Arc::new(proxy), drain }
     }
 
-    async fn exchange(
-        &self,
-        session: ServerSession,
-        connection: Arc<Connection>,
-        last: bool,
-    ) -> Option<ReusedHttpStream> {
+    /// An exchange whose head has just arrived: from here on it sees one snapshot.
+    fn begin(&self, connection: Arc<Connection>, last: bool) -> Exchange {
+        Exchange::new(connection, last, self.shared.snapshot.load_full(), clock::now())
+    }
+
+    async fn exchange(&self, session: ServerSession, mut exchange: Exchange) -> Option<ReusedHttpStream> {
         let deadline = Arc::new(Deadline::default());
-        let visit = Visit { connection, deadline: Arc::clone(&deadline), last };
-        let work = VISIT.scope(visit, self.proxy.process_new_http(session, &self.drain));
+        exchange.deadline = Some(Arc::clone(&deadline));
+        let begun = Cell::new(Some(exchange));
+        let work = BEGUN.scope(begun, self.proxy.process_new_http(session, &self.drain));
         deadline.guard(work).await.flatten()
+    }
+
+    /// Carries an HTTP/1 exchange, decided or not, whose head lies unread at the front of `stream`.
+    pub async fn carry(&self, stream: Box<DoorStream>, exchange: Exchange) -> Option<Box<DoorStream>> {
+        let body_timeout = exchange.connection.guard.body_timeout;
+        let mut session = ServerSession::new_http1(stream as Stream);
+        session.set_read_timeout(Some(body_timeout));
+        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        // What is left of a body is drained after an early answer, so the connection may go on.
+        session.set_close_on_response_before_downstream_finish(false);
+        let reused = self.exchange(session, exchange).await?;
+        let (stream, _settings) = reused.consume();
+        stream.into_any().downcast::<DoorStream>().ok()
     }
 }
 
@@ -76,14 +93,8 @@ impl Carrier for PingoraCarrier {
         connection: Arc<Connection>,
         last: bool,
     ) -> Option<Box<DoorStream>> {
-        let mut session = ServerSession::new_http1(stream as Stream);
-        session.set_read_timeout(Some(connection.guard.body_timeout));
-        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
-        // What is left of a body is drained after an early answer, so the connection may go on.
-        session.set_close_on_response_before_downstream_finish(false);
-        let reused = self.exchange(session, connection, last).await?;
-        let (stream, _settings) = reused.consume();
-        stream.into_any().downcast::<DoorStream>().ok()
+        let exchange = self.begin(connection, last);
+        self.carry(stream, exchange).await
     }
 
     async fn http2(
@@ -149,7 +160,8 @@ impl Carrier for PingoraCarrier {
                     let connection = Arc::clone(&connection);
                     tokio::spawn(async move {
                         let _place = place;
-                        carrier.exchange(ServerSession::new_http2(session), connection, false).await;
+                        let exchange = carrier.begin(connection, false);
+                        carrier.exchange(ServerSession::new_http2(session), exchange).await;
                     });
                 }
             }

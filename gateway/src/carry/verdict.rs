@@ -2,58 +2,71 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use bytes::Bytes;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
-use tidegate_model::desired::Methods;
 
-use crate::decide::{Answer, HeaderLines, Plan, Reason, ready};
+use crate::decide::{Answer, Reason};
+use crate::exchange::Exchange;
 
 /// Marks an answer whose status asks for another try.
 pub const RETRY_STATUS: ErrorType = ErrorType::Custom("status asks for a retry");
 
-/// Tries on kept-alive connections that turn out to be closed, before such a close counts as a failure.
-pub const STALE_TRIES: u32 = 3;
-
-/// Whether the request can be sent once more: its method allows it, and its body is still at hand.
-pub fn may_repeat(session: &Session, methods: &Methods) -> bool {
-    !session.as_ref().retry_buffer_truncated() && ready::allows(methods, &session.req_header().method)
+/// Why an exchange has failed while its client is still there to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The request's body is longer than its route allows.
+    BodyTooLarge,
+    /// The request's body did not arrive in time.
+    ClientLate,
+    /// The request is malformed.
+    BadRequest,
+    /// It lies with the endpoint; the exchange's reason says how.
+    Endpoint,
+    /// The gateway is at fault.
+    Internal,
 }
 
-/// The answer for an exchange that failed; `None` when the client is gone or has part of an answer already.
-pub fn answer_for(session: &Session, error: &Error, reason: Option<Reason>, plan: Option<&Plan>) -> Option<Answer> {
+impl Failure {
+    /// What the client is told.
+    pub fn answer(self, exchange: &Exchange) -> Answer {
+        let (status, reason, body) = match (self, exchange.reason) {
+            (Self::BodyTooLarge, _) => (413, Reason::BodyTooLarge, "request body is larger than this route allows\n"),
+            (Self::ClientLate, _) => (408, Reason::ClientLate, "the request's body did not arrive in time\n"),
+            (Self::BadRequest, _) => (400, Reason::BadRequest, "the request is malformed\n"),
+            (Self::Endpoint, Some(Reason::Unreachable)) => {
+                (503, Reason::Unreachable, "no endpoint could be reached; try again shortly\n")
+            }
+            (Self::Endpoint, Some(Reason::Late)) => (504, Reason::Late, "the endpoint did not answer in time\n"),
+            (Self::Endpoint, _) => (502, Reason::Broken, "the endpoint broke off, or its answer made no sense\n"),
+            (Self::Internal, _) => (500, Reason::Internal, "the gateway failed\n"),
+        };
+        let plan = exchange.plan.as_deref();
+        let client = plan.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |plan| plan.client);
+        let mut answer = Answer::text(status, reason, client, body);
+        answer.route = plan.map(|plan| plan.route);
+        answer
+    }
+}
+
+/// Whether the request can be sent once more: its method allows it, and its body is still at hand.
+pub fn may_repeat(session: &Session, exchange: &Exchange) -> bool {
+    !session.as_ref().retry_buffer_truncated() && exchange.allows_repeating(&session.req_header().method)
+}
+
+/// What Pingora's error means; `None` when the client is gone or has part of an answer already.
+pub fn failure(session: &Session, error: &Error) -> Option<Failure> {
     if session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == 101) {
         return None;
     }
-    let (status, reason, body) = match (error.esource(), error.etype()) {
-        (_, ErrorType::HTTPStatus(413)) => {
-            (413, Reason::BodyTooLarge, "request body is larger than this route allows\n")
-        }
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
-            (408, Reason::ClientLate, "the request's body did not arrive in time\n")
-        }
+    match (error.esource(), error.etype()) {
+        (_, ErrorType::HTTPStatus(413)) => Some(Failure::BodyTooLarge),
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Failure::ClientLate),
         (
             ErrorSource::Downstream,
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::WriteTimedout,
-        ) => return None,
-        (ErrorSource::Downstream, _) => (400, Reason::BadRequest, "the request is malformed\n"),
-        (ErrorSource::Upstream, _) => match reason {
-            Some(Reason::Unreachable) => {
-                (503, Reason::Unreachable, "no endpoint could be reached; try again shortly\n")
-            }
-            Some(Reason::Late) => (504, Reason::Late, "the endpoint did not answer in time\n"),
-            _ => (502, Reason::Broken, "the endpoint broke off, or its answer made no sense\n"),
-        },
-        _ => (500, Reason::Internal, "the gateway failed\n"),
-    };
-    let mut headers = HeaderLines::new();
-    headers.push((http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8")));
-    Some(Answer {
-        status,
-        reason,
-        route: plan.map(|p| p.route),
-        client: plan.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.client),
-        headers,
-        body: Bytes::from_static(body.as_bytes()),
-    })
+        ) => None,
+        (ErrorSource::Downstream, _) => Some(Failure::BadRequest),
+        (ErrorSource::Upstream, _) => Some(Failure::Endpoint),
+        _ => Some(Failure::Internal),
+    }
 }

@@ -24,11 +24,11 @@ use super::{Connection, Head};
 const MAX_HOPS: usize = 32;
 
 /// Who asked, by way of whom.
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How the visitor came: `http` or `https`.
-pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The host that was asked for.
-pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Finds visitors' addresses. Made once for each snapshot.
 #[derive(Clone, Debug)]
@@ -42,10 +42,6 @@ pub struct ClientFinder {
 /// what a trusted proxy had said is contained already.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
-    /// The visitor's address.
-    pub client: IpAddr,
-    /// Whether the peer is one of the trusted proxies.
-    pub trusted: bool,
     /// X-Forwarded-For: what a trusted peer sent, and the peer.
     pub x_forwarded_for: HeaderValue,
     /// X-Forwarded-Proto: what a trusted peer sent, or how this connection came.
@@ -95,7 +91,7 @@ impl ClientFinder {
     /// proxy in front ended TLS, its port is taken to be the scheme's own.
     pub fn came_by(&self, head: &Head<'_>, connection: &Connection) -> (bool, u16) {
         let direct = connection.tls.is_some();
-        let https = match head.headers.get(X_FORWARDED_PROTO) {
+        let https = match head.headers.get(&X_FORWARDED_PROTO) {
             Some(proto) if self.trusts(connection.peer.ip()) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
             _ => direct,
         };
@@ -117,11 +113,11 @@ impl ClientFinder {
     }
 }
 
-/// What to tell the endpoint about the visitor behind `head`, who asked for `authority` (host and port).
-pub fn forwarding(head: &Head<'_>, authority: &str, connection: &Connection, finder: &ClientFinder) -> Forwarding {
+/// What to tell the endpoint about the visitor who sent `headers` and asked for `authority` (host and port).
+pub fn forwarding(headers: &HeaderMap, authority: &str, connection: &Connection, finder: &ClientFinder) -> Forwarding {
     let peer = connection.peer.ip().to_canonical();
     let trusted = finder.trusts(peer);
-    let heard = |name: HeaderName| if trusted { head.headers.get(name).cloned() } else { None };
+    let heard = |name: &HeaderName| if trusted { headers.get(name).cloned() } else { None };
     let own_proto = if connection.tls.is_some() { "https" } else { "http" };
     let host = HeaderValue::from_str(authority).ok().filter(|host| !host.is_empty());
 
@@ -135,17 +131,15 @@ pub fn forwarding(head: &Head<'_>, authority: &str, connection: &Connection, fin
     let _ = write!(hop, ";proto={own_proto}");
 
     Forwarding {
-        client: finder.find(head.headers, connection.peer),
-        trusted,
-        x_forwarded_for: appended(trusted, head.headers, X_FORWARDED_FOR, &peer.to_string()),
-        x_forwarded_proto: heard(X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(own_proto)),
-        x_forwarded_host: heard(X_FORWARDED_HOST).or(host),
-        forwarded: appended(trusted, head.headers, header::FORWARDED, &hop),
+        x_forwarded_for: appended(trusted, headers, &X_FORWARDED_FOR, &peer.to_string()),
+        x_forwarded_proto: heard(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(own_proto)),
+        x_forwarded_host: heard(&X_FORWARDED_HOST).or(host),
+        forwarded: appended(trusted, headers, &header::FORWARDED, &hop),
     }
 }
 
 /// All lines of `name` that a trusted peer sent, and `own`, as one line.
-fn appended(trusted: bool, headers: &HeaderMap, name: HeaderName, own: &str) -> HeaderValue {
+fn appended(trusted: bool, headers: &HeaderMap, name: &HeaderName, own: &str) -> HeaderValue {
     let mut line = Vec::with_capacity(own.len());
     if trusted {
         for value in headers.get_all(name).iter().filter(|value| !value.is_empty()) {
@@ -262,7 +256,7 @@ mod tests {
             .header("x-forwarded-host", "www.example.com")
             .header("forwarded", "for=198.51.100.1");
         let told = |peer: &str| {
-            let told = forwarding(&asked.head(), "shop.example.com:8080", &from(peer), &finder("x-forwarded-for"));
+            let told = forwarding(&asked.headers, "shop.example.com:8080", &from(peer), &finder("x-forwarded-for"));
             let host = told.x_forwarded_host.unwrap();
             [told.x_forwarded_for, told.x_forwarded_proto, host, told.forwarded]
                 .map(|value| value.to_str().unwrap().to_owned())

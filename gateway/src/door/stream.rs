@@ -54,6 +54,10 @@ pub struct DoorStream {
     ahead: Vec<u8>,
     at: usize,
     framing: Framing,
+    /// Bytes of the request's head while it lies unread at the front of `ahead`.
+    head: usize,
+    /// How the request's body ends.
+    body: Body,
     /// The client has closed its side.
     eof: bool,
     /// The request asked for an upgrade and hasn't been answered for good.
@@ -106,6 +110,8 @@ impl DoorStream {
             ahead: Vec::new(),
             at: 0,
             framing: Framing::Length(0),
+            head: 0,
+            body: Body::Length(0),
             eof: false,
             may_upgrade: false,
             waiting: None,
@@ -147,9 +153,38 @@ impl DoorStream {
             Body::Length(n) => Framing::Length((len as u64).saturating_add(n)),
             Body::Chunked => Framing::Chunked { head: len, scanner: ChunkScanner::default() },
         };
+        self.head = len;
+        self.body = head.body;
         self.may_upgrade = head.upgrade;
         self.answered = false;
         self.waiting = None;
+    }
+
+    /// The head of the request that [`DoorStream::begin`] opened, as long as nothing of it was read.
+    pub fn head(&self) -> &[u8] {
+        &self.ahead()[..self.head]
+    }
+
+    /// How the body of that request ends.
+    pub fn body(&self) -> Body {
+        self.body
+    }
+
+    /// Whether that request has an Upgrade header that hasn't been answered.
+    pub fn may_upgrade(&self) -> bool {
+        self.may_upgrade
+    }
+
+    /// Passes over the head: whoever has read it in place goes on with the body.
+    pub fn skip_head(&mut self) {
+        let head = std::mem::take(&mut self.head);
+        match &mut self.framing {
+            Framing::Open => {}
+            Framing::Length(left) => *left -= head as u64,
+            Framing::Chunked { head, .. } => *head = 0,
+        }
+        self.at += head;
+        self.tidy();
     }
 
     /// Makes this an HTTP/2 connection: reads and writes pass straight through.
@@ -209,6 +244,7 @@ impl DoorStream {
 
     /// Yields bytes that were read ahead, as far as they belong to this request.
     fn replay(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        self.head = 0;
         let n = self.ahead().len().min(buf.remaining());
         let bytes = &self.ahead[self.at..self.at + n];
         let n = match self.framing.take(bytes) {

@@ -1,0 +1,100 @@
+//! The carrier for plain HTTP/1: few instructions a request, and nothing that it isn't sure of.
+//!
+//! It stands in front of the Pingora carrier. It reads each HTTP/1 head once and has it decided once. The gateway's
+//! own answers it writes itself, so that refusing a flood stays cheap. Whatever isn't plain it hands over, decided
+//! but with every byte of the request unread.
+//!
+//! # Invariants
+//!
+//! - A request is handed over before a byte of it is consumed, or not at all.
+//! - Nothing is decided here: both carriers take the steps of `exchange`, and count by `finish`.
+
+mod reply;
+mod request;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::carry::finish::{Carried, write_down};
+use crate::carry::pingora::PingoraCarrier;
+use crate::clock;
+use crate::decide::{Answer, Connection};
+use crate::door::Carrier;
+use crate::door::stream::DoorStream;
+use crate::exchange::Exchange;
+use crate::proxy::Shared;
+use request::Request;
+
+/// One core's carrier.
+pub struct Express {
+    shared: Arc<Shared>,
+    pingora: Arc<PingoraCarrier>,
+}
+
+impl Express {
+    /// In front of `pingora`, with an upstream pool of its own.
+    pub fn new(shared: Arc<Shared>, pingora: Arc<PingoraCarrier>) -> Self {
+        Self { shared, pingora }
+    }
+
+    /// Gives the gateway's own answer.
+    async fn answer(
+        &self,
+        mut stream: Box<DoorStream>,
+        request: &Request,
+        mut exchange: Exchange,
+        answer: &Answer,
+    ) -> Option<Box<DoorStream>> {
+        stream.skip_head();
+        exchange.answers(answer);
+        let sent = reply::send(&mut stream, request, &exchange, answer).await;
+        self.record(&exchange, request, 0, sent.bytes);
+        self.hand_back(stream, sent.goes_on).await
+    }
+
+    fn record(&self, exchange: &Exchange, request: &Request, received: u64, sent: u64) {
+        let carried = Carried { head: request.view(), version: request.version, received, sent };
+        write_down(exchange, &carried, &self.shared, clock::now());
+    }
+
+    /// Gives the stream back for another request, or closes it politely.
+    async fn hand_back(&self, mut stream: Box<DoorStream>, goes_on: bool) -> Option<Box<DoorStream>> {
+        if goes_on {
+            return Some(stream);
+        }
+        stream.close().await;
+        None
+    }
+}
+
+#[async_trait]
+impl Carrier for Express {
+    async fn http1(
+        self: Arc<Self>,
+        stream: Box<DoorStream>,
+        connection: Arc<Connection>,
+        last: bool,
+    ) -> Option<Box<DoorStream>> {
+        let mut exchange = Exchange::new(connection, last, self.shared.snapshot.load_full(), clock::now());
+        let Some(request) = Request::read(stream.head()) else {
+            return self.pingora.carry(stream, exchange).await;
+        };
+        let answer = exchange.decide(&request.view(), &self.shared.shadows);
+        exchange.host = request.host.clone();
+        match answer {
+            Some(answer) => self.answer(stream, &request, exchange, &answer).await,
+            None => self.pingora.carry(stream, exchange).await,
+        }
+    }
+
+    async fn http2(
+        self: Arc<Self>,
+        stream: Box<DoorStream>,
+        connection: Arc<Connection>,
+        drain: watch::Receiver<bool>,
+    ) {
+        Arc::clone(&self.pingora).http2(stream, connection, drain).await;
+    }
+}
