@@ -73,6 +73,7 @@ fn things(desired: &Desired) -> Things {
     let whole = vec![
         hidden("admin address", &desired.admin),
         hidden("client_ip", &desired.client_ip),
+        hidden("path rules", &desired.paths),
         hidden("access lists", &desired.access),
         hidden("access log", &desired.access_log),
         hidden("bounds", &desired.bounds),
@@ -129,6 +130,7 @@ fn route(desired: &Desired, it: &Route) -> Vec<Aspect> {
     let mut aspects = vec![
         hidden("match", &it.matches),
         shown("limits", format!("[{}]", limits.join(" "))),
+        hidden("path rules", &desired.paths),
         hidden("access lists", &it.access),
         hidden("rewrite", &it.rewrite),
         hidden("request headers", &it.request_headers),

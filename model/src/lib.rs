@@ -17,5 +17,6 @@ pub mod literal;
 pub mod problems;
 pub mod reference;
 pub mod split;
+pub mod target;
 pub mod time;
 pub mod yaml;

@@ -16,6 +16,7 @@ fn skeleton() -> Value {
             "timeouts": {},
         }},
         "client_ip": {},
+        "paths": {},
         "limits": {"some": {"rate": "50/s"}},
         "bounds": {},
         "services": {
@@ -91,7 +92,7 @@ fn writing_a_default_down_changes_nothing() {
 #[test]
 fn leaving_sections_out_means_the_same_as_opening_them_empty() {
     let mut without = skeleton();
-    for key in ["client_ip", "bounds"] {
+    for key in ["client_ip", "paths", "bounds"] {
         without.as_object_mut().expect("the skeleton is a mapping").remove(key);
     }
     for (section, keys) in [("services", ["eject", "retry", "timeouts"].as_slice()), ("listeners", &["timeouts"])] {

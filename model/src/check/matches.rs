@@ -7,6 +7,7 @@ use crate::config::{At, Match, Route, Table, ValueMatch};
 use crate::desired::{self, HostPattern, Matches, PathPattern, ValuePattern};
 use crate::diagnostic::Diagnostic;
 use crate::literal::Literal;
+use crate::target;
 
 /// What two routes must share to be twins.
 #[derive(PartialEq, Eq, Hash)]
@@ -59,6 +60,24 @@ impl Checker<'_, '_> {
             }
         }
         ready
+    }
+
+    /// Warns of paths that no request has once it was brought to its normal form.
+    pub(super) fn paths_that_never_come(&mut self, routes: &[&Route], ready: &[desired::Route], rules: &desired::Paths) {
+        for (written, ready) in routes.iter().zip(ready) {
+            let Some(path) = written.r#match.as_ref().and_then(|written| written.path.as_ref()) else { continue };
+            let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = &ready.matches.path else { continue };
+            let normal = target::normalise(text, rules);
+            let help = match &normal {
+                _ if text.is_empty() => continue,
+                Ok(normal) if normal == text => continue,
+                Ok(normal) => format!("such requests come as \"{normal}\" (see paths)"),
+                Err(bad) => format!("such requests are refused, because {} (see paths)", bad.text()),
+            };
+            let message = format!("route \"{}\" is for a path that no request has", ready.name);
+            let diagnostic = Diagnostic::warning("path-never-comes", message).help(help);
+            self.problems.add(path.span, "this never matches", diagnostic);
+        }
     }
 
     /// Reports routes that take the same requests: the later one would never see any.

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 
 use crate::config::decode::{Decode, Path};
-use crate::config::{Access, At, Bounds, ClientIp, Config, Limit, Many};
+use crate::config::{Access, At, Bounds, ClientIp, Config, Limit, Many, Paths};
 use crate::desired::{self, Desired};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::literal::{AccessLogTo, Network};
@@ -148,6 +148,10 @@ impl<'f> Checker<'_, 'f> {
             "access",
             configs.iter().filter_map(|config| Some((config.access.as_ref()?, config.access.as_ref()?.span))),
         );
+        let paths = self.only_one(
+            "paths",
+            configs.iter().filter_map(|config| Some((config.paths.as_ref()?, config.paths.as_ref()?.span))),
+        );
         let access_log = self.only_one(
             "access_log",
             configs.iter().filter_map(|config| Some((config.access_log.as_ref()?, config.access_log.as_ref()?.span))),
@@ -168,6 +172,8 @@ impl<'f> Checker<'_, 'f> {
         let bounds = bounds.map(check_bounds).unwrap_or_default();
         let services_ready = self.services(&services);
         let (routes_ready, used) = self.routes(&routes, &services, &limits, &bounds);
+        let path_rules = paths.map(check_paths).unwrap_or_default();
+        self.paths_that_never_come(&routes, &routes_ready, &path_rules);
         let ready = Desired {
             generation: desired::Generation::default(),
             admin: admin.map(|admin| {
@@ -176,6 +182,7 @@ impl<'f> Checker<'_, 'f> {
             }),
             listeners: self.listeners(&listeners, admin),
             client_ip: client_ip.map(check_client_ip).unwrap_or_default(),
+            paths: path_rules,
             access: check_access(access),
             limits: limits.entries().map(|(name, limit)| self.limit(name, limit)).collect(),
             services: services_ready,
@@ -280,6 +287,15 @@ fn check_client_ip(written: &ClientIp) -> desired::ClientIp {
         trusted: networks(written.trusted.as_ref()),
         header: written.header.as_ref().map_or(default.header, |header| header.value.0.clone()),
         v6_prefix: written.v6_prefix.as_ref().map_or(default.v6_prefix, |prefix| prefix.value.0 as u8),
+    }
+}
+
+fn check_paths(written: &Paths) -> desired::Paths {
+    let default = desired::Paths::default();
+    desired::Paths {
+        dot_segments: written.dot_segments.as_ref().map_or(default.dot_segments, |rule| rule.value.0),
+        slashes: written.slashes.as_ref().map_or(default.slashes, |rule| rule.value.0),
+        escaped_slashes: written.escaped_slashes.as_ref().map_or(default.escaped_slashes, |rule| rule.value.0),
     }
 }
 

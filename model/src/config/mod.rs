@@ -21,7 +21,10 @@ pub use route::{
 };
 pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls, Version};
 
-use crate::literal::{AccessLogTo, BanFor, Name, Network, Rate, Size, TokenKey, VersionNumber, Whole};
+use crate::literal::{
+    AccessLogTo, BanFor, DotSegmentsWord, EscapedSlashesWord, Name, Network, Rate, Size, SlashesWord, TokenKey,
+    VersionNumber, Whole,
+};
 use section::section;
 use serde_json::{Map, Value, json};
 
@@ -37,6 +40,8 @@ section! {
         pub listeners: Table<Name, Listener>,
         /// How the visitor's address is found behind other proxies.
         pub client_ip: Option<ClientIp>,
+        /// How paths are brought to one form before anything else looks at them. Endpoints get the same form.
+        pub paths: Option<Paths>,
         /// Who may talk to any route at all.
         pub access: Option<Access>,
         /// Rate limits, by name. Routes that name the same limit share its buckets.
@@ -53,6 +58,25 @@ section! {
         pub access_log: Option<At<AccessLogTo>>,
         /// Bounds that hold for the whole process.
         pub bounds: Option<Bounds>,
+    }
+}
+
+section! {
+    /// How paths are brought to one form before they are matched, limited, rewritten, copied and forwarded. Always:
+    /// `%41` becomes `A` and `%c3` becomes `%C3`; a broken escape, `%00`, an overlong UTF-8 sequence and a raw backslash
+    /// are answered 400.
+    pub struct Paths {
+        /// `.` and `..`, plain or escaped. `resolve`: `/a/../b` is `/b`; above the root, and in disguise (`..;x`,
+        /// `..%2f`), 400. `refuse`: 400. `keep`: they stay, and an endpoint may resolve them past your routes.
+        #[schemars(extend("default" = "resolve"))]
+        pub dot_segments: Option<At<DotSegmentsWord>>,
+        /// Slashes in a row. `merge`: `//a` is `/a`. `keep`: they stay, for object stores and URLs within paths.
+        #[schemars(extend("default" = "merge"))]
+        pub slashes: Option<At<SlashesWord>>,
+        /// `%2F` and `%5C`. `keep`: they are characters of a name, and match no `/`. `refuse`: 400. `decode`: they are
+        /// slashes; right where endpoints unescape a path before they split it.
+        #[schemars(extend("default" = "keep"))]
+        pub escaped_slashes: Option<At<EscapedSlashesWord>>,
     }
 }
 

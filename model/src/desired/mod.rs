@@ -54,6 +54,8 @@ pub struct Desired {
     pub listeners: Vec<Listener>,
     /// How the visitor's address is found behind other proxies.
     pub client_ip: ClientIp,
+    /// How paths are brought to one form before anything else looks at them.
+    pub paths: Paths,
     /// Who may talk to any route at all.
     pub access: Access,
     /// Named rate limits.
@@ -93,6 +95,51 @@ impl Default for Bounds {
             connections_per_source: 10_000,
         }
     }
+}
+
+/// How paths are brought to one form, for routing and forwarding alike (see [`crate::target`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// What happens to `.` and `..`, written plainly or escaped.
+    pub dot_segments: DotSegments,
+    /// What happens to slashes in a row.
+    pub slashes: Slashes,
+    /// What happens to `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// What happens to `.` and `..` in a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DotSegments {
+    /// They are resolved (RFC 3986 §5.2.4). Above the root, and in disguise, they are refused.
+    #[default]
+    Resolve,
+    /// The request is refused.
+    Refuse,
+    /// They are matched and forwarded as they stand.
+    Keep,
+}
+
+/// What happens to slashes in a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slashes {
+    /// They become one.
+    #[default]
+    Merge,
+    /// They stay.
+    Keep,
+}
+
+/// What happens to escaped slashes and backslashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They are characters of a name, and stay escaped.
+    #[default]
+    Keep,
+    /// The request is refused.
+    Refuse,
+    /// They become slashes.
+    Decode,
 }
 
 /// Where access-log lines go.
@@ -146,7 +193,7 @@ pub enum Key {
     Query(String),
     /// The host, in lower case and without its port.
     Host,
-    /// The path, as it is matched.
+    /// The path, in its normal form.
     Path,
     /// The method.
     Method,

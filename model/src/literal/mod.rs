@@ -24,8 +24,9 @@ pub use number::{Percent, Port, Sample, Size, Whole};
 pub use pattern::{HostMatch, PathMatch, RegexText, Text};
 pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
-    AccessLogTo, BalanceBy, BodyOver, Class, CompareWhat, Comparison, Flag, MethodClass, Name, Protocol,
-    RedirectStatus, RetryWhen, Scheme, Speaks, Target, TlsMin, UpstreamSpeaks, VersionNumber, WeightOf,
+    AccessLogTo, BalanceBy, BodyOver, Class, CompareWhat, Comparison, DotSegmentsWord, EscapedSlashesWord, Flag,
+    MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, Target, TlsMin, UpstreamSpeaks,
+    VersionNumber, WeightOf,
 };
 
 use serde_json::{Value, json};

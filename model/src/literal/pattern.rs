@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{Host, Literal, Wrong};
-use crate::desired::{HostPattern, PathPattern};
+use crate::desired::{DotSegments, EscapedSlashes, HostPattern, PathPattern, Paths, Slashes};
+use crate::target::{self, BadTarget};
 
 /// Bytes of a compiled regular expression. A larger one is refused: it would cost memory for every route.
 const REGEX_SIZE: usize = 1 << 20;
@@ -87,8 +88,24 @@ impl Literal for PathMatch {
             let plain = path.trim_end_matches('/');
             return Err(Wrong::new("there is one / before the stars").help(format!("write \"{plain}/**\"")));
         }
-        let path = percent_encode(path);
+        let path = normal(percent_encode(path))?;
         Ok(Self(if prefix { PathPattern::Prefix(path) } else { PathPattern::Exact(path) }))
+    }
+}
+
+/// `path` with its escapes as requests have them when they are matched; dots and slashes stay.
+fn normal(path: String) -> Result<String, Wrong> {
+    const KEEP: Paths =
+        Paths { dot_segments: DotSegments::Keep, slashes: Slashes::Keep, escaped_slashes: EscapedSlashes::Keep };
+    if path.is_empty() {
+        return Ok(path);
+    }
+    match target::normalise(&path, &KEEP) {
+        Ok(normal) => Ok(normal.into_owned()),
+        Err(BadTarget::Escape) => {
+            Err(Wrong::new("a % is followed by two hexadecimal digits").help("write %25 for a percent sign"))
+        }
+        Err(bad) => Err(Wrong::new(format!("no request has such a path: {}", bad.text()))),
     }
 }
 

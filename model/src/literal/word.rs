@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{Literal, TokenKey, Wrong};
-use crate::desired::{Balance, Key, OverCap, UpstreamProtocol, Weight};
+use crate::desired::{Balance, DotSegments, EscapedSlashes, Key, OverCap, Slashes, UpstreamProtocol, Weight};
 use crate::problems::did_you_mean;
 
 /// Declares a literal that is one of a few words.
@@ -110,6 +110,24 @@ words! {
 words! {
     /// What happens to a copy whose body is longer than its cap.
     BodyOver(OverCap), "a policy", "bad-policy", "string", {"skip" => OverCap::Skip, "truncate" => OverCap::Truncate}
+}
+
+words! {
+    /// What happens to dot segments.
+    DotSegmentsWord(DotSegments), "a rule for dot segments", "bad-path-rule", "string",
+    {"resolve" => DotSegments::Resolve, "refuse" => DotSegments::Refuse, "keep" => DotSegments::Keep}
+}
+
+words! {
+    /// What happens to slashes in a row.
+    SlashesWord(Slashes), "a rule for slashes", "bad-path-rule", "string",
+    {"merge" => Slashes::Merge, "keep" => Slashes::Keep}
+}
+
+words! {
+    /// What happens to escaped slashes.
+    EscapedSlashesWord(EscapedSlashes), "a rule for escaped slashes", "bad-path-rule", "string",
+    {"keep" => EscapedSlashes::Keep, "refuse" => EscapedSlashes::Refuse, "decode" => EscapedSlashes::Decode}
 }
 
 words! {
