@@ -12,6 +12,7 @@ use serde_json::json;
 use tidegate_gateway::decide::{Head, explain::explain};
 use tidegate_gateway::source;
 use tidegate_model::desired::{Desired, Purpose, Shadow};
+use tidegate_model::target::{BadTarget, normalise};
 
 use crate::print;
 
@@ -64,9 +65,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let asked = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse().ok());
     let authority = asked.or_else(|| url.authority().cloned()).context("the URL has no host")?;
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-    let path = if url.path().is_empty() { "/" } else { url.path() };
+    let asked = format!("{}{}", url.path(), url.query().map(|query| format!("?{query}")).unwrap_or_default());
+    let target = match normalise(&asked, &desired.paths) {
+        Ok(target) => target,
+        Err(bad) => return refused(&format!("{} {host}{asked}", args.method), bad, args.json),
+    };
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*target, None),
+    };
     let content_length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let head = Head { method: &args.method, host: &host, path, query: url.query(), headers: &headers, content_length };
+    let head = Head { method: &args.method, host: &host, path, query, headers: &headers, content_length };
 
     let peer = SocketAddr::new(args.client, 0);
     let explanation = explain(&desired, &head, peer, https, &mut rand::rng());
@@ -88,6 +97,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     write!(out, "{explanation}")?;
     if !shadows.is_empty() {
         writeln!(out, "copied to\n  {}", shadows.join("\n  "))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells of a request whose target has no normal form, and that no route is asked about.
+fn refused(request: &str, bad: BadTarget, as_json: bool) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    if as_json {
+        writeln!(out, "{:#}", json!({"request": request, "refused": bad.text()}))?;
+    } else {
+        writeln!(out, "{request}\n  answered 400: {}", bad.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }

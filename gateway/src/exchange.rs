@@ -130,6 +130,11 @@ impl Exchange {
         }
     }
 
+    /// The visitor's address, for an answer that is given before anything is decided.
+    pub fn visitor(&self, headers: &HeaderMap) -> IpAddr {
+        self.snapshot.front.client.find(headers, self.connection.peer)
+    }
+
     /// Notes that the client gets this answer of our own.
     pub fn answers(&mut self, answer: &Answer) {
         self.status = answer.status;

@@ -28,6 +28,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Version;
 use http::header::{CONTENT_LENGTH, HOST};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -38,7 +39,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use crate::carry::respond::Reply;
 use crate::carry::{edit, finish, head, peer, verdict};
 use crate::clock;
-use crate::decide::Answer;
+use crate::decide::{Answer, answer};
 use crate::exchange::Exchange;
 use crate::record::RouteMetrics;
 use crate::record::access::AccessLog;
@@ -86,6 +87,10 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         if exchange.last {
             session.set_keepalive(None); // Pingora has set what the client asked for.
+        }
+        if let Err(answer) = strict(session.req_header_mut(), exchange) {
+            self.answer(session, exchange, &answer).await?;
+            return Ok(true);
         }
         if exchange.plan.is_some() {
             return Ok(false); // Decided before it was handed to us.
@@ -347,6 +352,16 @@ impl Proxy {
         session.write_response_header(Box::new(head), reply.body.is_empty()).await?;
         session.write_response_body(Some(reply.body), true).await
     }
+}
+
+/// Brings the head to its normal form; the answer for one that has none, or breaks a rule.
+fn strict(request: &mut RequestHeader, exchange: &Exchange) -> std::result::Result<(), Answer> {
+    if request.version == Version::HTTP_2 {
+        head::check_http2(request, exchange.connection.guard.max_headers)
+            .map_err(|refusal| answer::refused(exchange.visitor(&request.headers), refusal))?;
+    }
+    head::normalise(request, &exchange.snapshot.desired.paths)
+        .map_err(|bad| answer::bad_target(exchange.visitor(&request.headers), bad))
 }
 
 /// A hook was called that can't be without a plan: our own bug, answered with a 500.

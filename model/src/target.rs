@@ -151,11 +151,7 @@ struct Segment {
 }
 
 /// Moves one segment to `out`, its escapes in normal form. Returns what follows its slash, if there is one.
-fn unescape<'b>(
-    bytes: &'b [u8],
-    out: &mut Vec<u8>,
-    rules: &Paths,
-) -> Result<(Segment, Option<&'b [u8]>), BadTarget> {
+fn unescape<'b>(bytes: &'b [u8], out: &mut Vec<u8>, rules: &Paths) -> Result<(Segment, Option<&'b [u8]>), BadTarget> {
     let mut segment = Segment::default();
     let mut before = None; // The octet of the escape that ends right here.
     let mut at = 0;
@@ -205,7 +201,11 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 const fn is_overlong(first: u8, second: u8) -> bool {
     matches!(
         (first, second),
-        (0xc0 | 0xc1, 0x80..=0xbf) | (0xe0, 0x80..=0x9f) | (0xf0, 0x80..=0x8f) | (0xf8, 0x80..=0x87) | (0xfc, 0x80..=0x83)
+        (0xc0 | 0xc1, 0x80..=0xbf)
+            | (0xe0, 0x80..=0x9f)
+            | (0xf0, 0x80..=0x8f)
+            | (0xf8, 0x80..=0x87)
+            | (0xfc, 0x80..=0x83)
     )
 }
 
@@ -365,8 +365,7 @@ mod tests {
     fn any_rules() -> impl Strategy<Value = Paths> {
         let dots = prop::sample::select(vec![DotSegments::Resolve, DotSegments::Refuse, DotSegments::Keep]);
         let slashes = prop::sample::select(vec![Slashes::Merge, Slashes::Keep]);
-        let escaped =
-            prop::sample::select(vec![EscapedSlashes::Keep, EscapedSlashes::Refuse, EscapedSlashes::Decode]);
+        let escaped = prop::sample::select(vec![EscapedSlashes::Keep, EscapedSlashes::Refuse, EscapedSlashes::Decode]);
         (dots, slashes, escaped).prop_map(|(dot_segments, slashes, escaped_slashes)| Paths {
             dot_segments,
             slashes,
@@ -377,8 +376,8 @@ mod tests {
     /// Targets made of pieces that mean something to somebody.
     fn targets() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
-            "/", "/", "/", "a", "b", ".", "..", "%2e", "%2E", "%2f", "%5C", "%3b", ";", "%61", "%c3%a9", "%25", "?", "%20",
-            "%00", "%zz", "\\", "#", "é",
+            "/", "/", "/", "a", "b", ".", "..", "%2e", "%2E", "%2f", "%5C", "%3b", ";", "%61", "%c3%a9", "%25", "?",
+            "%20", "%00", "%zz", "\\", "#", "é",
         ]);
         prop::collection::vec(piece, 0..16).prop_map(|pieces| format!("/{}", pieces.concat()))
     }

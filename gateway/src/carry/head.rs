@@ -1,12 +1,19 @@
 //! Reads a Pingora head as `decide` sees it, and rewrites its target.
 
-use http::Uri;
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, HOST};
+use http::{Method, Uri};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
+use tidegate_model::desired::Paths;
+use tidegate_model::target::{self, BadTarget};
 
 use crate::decide;
+use crate::door::head::{is_host, is_length};
+use crate::door::names;
+use crate::door::refusal::Refusal;
 
 /// The name of a host, as requests are matched by it: in lower case, without port and trailing dot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +61,57 @@ pub fn view<'a>(request: &'a RequestHeader, host: &'a str) -> decide::Head<'a> {
         headers: &request.headers,
         content_length: request.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
     }
+}
+
+/// Checks an HTTP/2 head by the rules that the door has for HTTP/1, as far as Pingora and its parser
+/// leave them open (RFC 9113 §8.2 and §8.3): what one version refuses isn't let in through the other.
+///
+/// # Errors
+///
+/// The rule that it breaks.
+pub fn check_http2(request: &RequestHeader, max_headers: usize) -> std::result::Result<(), Refusal> {
+    match request.method {
+        Method::CONNECT => return Err(Refusal::Connect),
+        Method::TRACE => return Err(Refusal::Trace),
+        _ if request.method.as_str().bytes().any(|b| b.is_ascii_lowercase()) => return Err(Refusal::Method),
+        _ => {}
+    }
+    if request.uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+        return Err(Refusal::Target);
+    }
+    if !is_host(authority(request).as_bytes()) {
+        return Err(Refusal::Host);
+    }
+    if request.headers.len() > max_headers {
+        return Err(Refusal::TooManyHeaders);
+    }
+    let lengths = request.headers.get_all(CONTENT_LENGTH);
+    if lengths.iter().count() > 1 || lengths.iter().any(|length| !is_length(length.as_bytes())) {
+        return Err(Refusal::ContentLength);
+    }
+    for (name, value) in &request.headers {
+        if names::is_impostor(name.as_str().as_bytes()) {
+            return Err(Refusal::Impostor);
+        }
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(Refusal::HeaderValue);
+        }
+    }
+    Ok(())
+}
+
+/// Brings path and query to the form in which they are matched and forwarded.
+///
+/// # Errors
+///
+/// Why they have none; the head is as it was then.
+pub fn normalise(request: &mut RequestHeader, rules: &Paths) -> std::result::Result<(), BadTarget> {
+    let written = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    if written == "*" && request.method != Method::OPTIONS {
+        return Err(BadTarget::Form);
+    }
+    let Cow::Owned(normal) = target::normalise(written, rules)? else { return Ok(()) };
+    set_target(request, &normal).map_err(|_| BadTarget::Byte)
 }
 
 /// Replaces path and query.

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 use tidegate_model::desired::FixedAnswer;
+use tidegate_model::target::BadTarget;
 use tidegate_model::time::Timestamp;
+
+use crate::door::refusal::{ALLOWED, Refusal};
 
 use super::balance::Nobody;
 use super::limit::{LimitState, Outcome};
@@ -29,6 +32,20 @@ impl Answer {
         self.headers.extend(headers);
         self
     }
+}
+
+/// For a request that breaks a rule of HTTP. HTTP/1 requests don't come so far: the door refuses them.
+pub fn refused(client: IpAddr, refusal: Refusal) -> Answer {
+    let mut answer = Answer::text(refusal.status(), Reason::BadRequest, client, refusal.text());
+    if refusal.status() == 405 {
+        answer.headers.push((header::ALLOW, HeaderValue::from_static(ALLOWED)));
+    }
+    answer
+}
+
+/// For a request whose target has no normal form. The carriers find that out before anything is decided.
+pub fn bad_target(client: IpAddr, bad: BadTarget) -> Answer {
+    Answer { body: format!("400: {}\n", bad.text()).into(), ..Answer::text(400, Reason::BadRequest, client, "") }
 }
 
 pub(super) fn no_route(client: IpAddr) -> Answer {

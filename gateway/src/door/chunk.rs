@@ -23,8 +23,14 @@ pub struct BadChunk;
 enum At {
     /// In the hexadecimal size; whether a digit was seen.
     Size { digits: u8 },
-    /// After the size, in whitespace or extensions.
+    /// After the size, in whitespace that must lead to a semicolon.
+    Gap,
+    /// In the extensions.
     Extension,
+    /// In a quoted string of the extensions.
+    Quoted,
+    /// After a backslash in a quoted string.
+    Escaped,
     /// After the CR of the size line.
     SizeLf,
     /// In the data.
@@ -109,9 +115,14 @@ impl ChunkScanner {
             }
             (At::Size { digits: 0 }, _) => Err(BadChunk),
             (At::Size { .. } | At::Extension, b'\r') => Ok(At::SizeLf),
-            // RFC 9112 §7.1.1: chunk-ext begins with optional whitespace and a semicolon.
-            (At::Size { .. }, b';' | b' ' | b'\t') => Ok(At::Extension),
-            (At::Extension, b'\t' | b' '..=b'~' | 0x80..) => Ok(At::Extension),
+            // RFC 9112 §7.1.1: chunk-ext begins with optional whitespace and a semicolon. Whitespace before the CRLF is
+            // refused, as is a line that ends within quotes: a parser that honours the quotes goes on reading.
+            (At::Size { .. } | At::Gap, b';') => Ok(At::Extension),
+            (At::Size { .. } | At::Gap, b' ' | b'\t') => Ok(At::Gap),
+            (At::Extension, b'"') | (At::Escaped, b'\t' | b' '..=b'~' | 0x80..) => Ok(At::Quoted),
+            (At::Extension, b'\t' | b' '..=b'~' | 0x80..) | (At::Quoted, b'"') => Ok(At::Extension),
+            (At::Quoted, b'\\') => Ok(At::Escaped),
+            (At::Quoted, b'\t' | b' '..=b'~' | 0x80..) => Ok(At::Quoted),
             (At::SizeLf, b'\n') => {
                 self.line = 0;
                 Ok(if self.left == 0 { At::TrailerStart } else { At::Data })
@@ -165,7 +176,7 @@ mod tests {
 
     #[test]
     fn extensions_and_trailers_belong_to_the_body() {
-        let body = b"5;a=b; c=\"d\"\r\nhello\r\n0\r\nChecksum: 1\r\nX:\r\n\r\n";
+        let body = b"5 ;a=b; c=\"d;\\\"\"; e \r\nhello\r\n0\r\nChecksum: 1\r\nX:\r\n\r\n";
 
         assert_eq!(end_of(body), Ok(Some(body.len())));
     }
@@ -191,6 +202,11 @@ mod tests {
             "0\r\nbad name: 1\r\n",
             "0\r\nX: a\nY: b\r\n\r\n",
             "5;a=\0b\r\n",
+            "5 \r\nhello",
+            "5;a=b\nhello",
+            "5;a=b\rhello",
+            "5;a=\"b\r\n",
+            "5;a=\"b\\\"\r\n",
         ] {
             assert_eq!(end_of(bad.as_bytes()), Err(BadChunk), "{bad:?}");
         }

@@ -10,8 +10,11 @@
 //! - An accepted HTTP/1.1 head has exactly one Host, and a target that begins with `/` or is `*`;
 //!   an absolute target is rewritten to that form by [`Head::origin_form`].
 
+use tidegate_model::target::{is_path_byte, is_query_byte};
+
 use super::chunk::is_token;
 use super::framing::Body;
+use super::names;
 use super::refusal::Refusal;
 
 /// Bytes of a method. A longer one is refused with 501 (RFC 9112 §3).
@@ -38,7 +41,7 @@ pub struct Head {
     pub len: usize,
     /// How its body ends.
     pub body: Body,
-    /// It has an Upgrade header, and may.
+    /// It asks for a WebSocket. No other upgrade is carried.
     pub upgrade: bool,
     /// The authority of an absolute target, as a range behind `skip`.
     absolute: Option<(usize, usize)>,
@@ -167,13 +170,15 @@ impl HeadScanner {
         if method.len() > MAX_METHOD {
             return Err(Refusal::LongMethod);
         }
-        if method == b"CONNECT" {
-            return Err(Refusal::Connect);
+        match method {
+            b"CONNECT" => return Err(Refusal::Connect),
+            b"TRACE" => return Err(Refusal::Trace),
+            _ => {}
         }
         if target.len() > MAX_TARGET {
             return Err(Refusal::LongTarget);
         }
-        if !target.iter().all(|b| is_target(*b)) {
+        if !is_target(target) {
             return Err(Refusal::Target);
         }
         match target {
@@ -208,9 +213,14 @@ impl HeadScanner {
                     return Err(Refusal::Host);
                 }
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = trim(value).eq_ignore_ascii_case(b"websocket"),
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                if !value.split(|b| *b == b',').map(trim).all(names::may_be_nominated) {
+                    return Err(Refusal::Nominated);
+                }
+            }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let length = number(trim(value)).ok_or(Refusal::ContentLength)?;
+                let length = length(trim(value)).ok_or(Refusal::ContentLength)?;
                 if self.length.replace(length).is_some() {
                     return Err(Refusal::ContentLength);
                 }
@@ -227,6 +237,7 @@ impl HeadScanner {
                     return Err(if framed { Refusal::Coding } else { Refusal::TransferEncoding });
                 }
             }
+            _ if names::is_impostor(name) => return Err(Refusal::Impostor),
             _ => {}
         }
         Ok(())
@@ -242,20 +253,19 @@ impl HeadScanner {
         if self.hosts == 0 && !self.http10 {
             return Err(Refusal::Host);
         }
-        Ok(Head {
-            skip: self.start,
-            len: end - self.start,
-            body: if self.chunked { Body::Chunked } else { Body::Length(self.length.unwrap_or(0)) },
-            upgrade: self.upgrade && !self.http10,
-            absolute: self.absolute,
-        })
+        let body = if self.chunked { Body::Chunked } else { Body::Length(self.length.unwrap_or(0)) };
+        let upgrade = self.upgrade && !self.http10;
+        if upgrade && body != Body::Length(0) {
+            return Err(Refusal::UpgradeBody);
+        }
+        Ok(Head { skip: self.start, len: end - self.start, body, upgrade, absolute: self.absolute })
     }
 }
 
-/// Bytes that may stand in a target: the ones of RFC 3986, and those that clients send unescaped
-/// all the time. Never a `#`, and nothing that isn't ASCII.
-const fn is_target(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'#' | b'<' | b'>' | b'`' | b'\\')
+/// Tells whether path and query hold nothing but bytes that may stand there.
+fn is_target(target: &[u8]) -> bool {
+    let end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+    target[..end].iter().all(|b| is_path_byte(*b)) && target[end..].iter().all(|b| is_query_byte(*b))
 }
 
 /// Where the authority of an absolute http or https URI begins and ends.
@@ -273,7 +283,7 @@ fn authority(target: &[u8]) -> Option<(usize, usize)> {
 
 /// Tells whether `value` is a host with an optional port (RFC 9110 §7.2, RFC 3986 §3.2.2).
 /// An empty one is refused: no http URI has it.
-fn is_host(value: &[u8]) -> bool {
+pub(crate) fn is_host(value: &[u8]) -> bool {
     let (host, port) = if value.first() == Some(&b'[') {
         let Some(end) = value.iter().position(|b| *b == b']') else { return false };
         let inside = &value[1..end];
@@ -296,6 +306,16 @@ fn is_host(value: &[u8]) -> bool {
         _ => false,
     };
     !host.is_empty() && port_is_legal
+}
+
+/// Tells whether `value` is a Content-Length.
+pub(crate) fn is_length(value: &[u8]) -> bool {
+    length(value).is_some()
+}
+
+/// A Content-Length. `010` is refused: a parser that takes it for octal reads another length.
+fn length(digits: &[u8]) -> Option<u64> {
+    if digits.len() > 1 && digits[0] == b'0' { None } else { number(digits) }
 }
 
 /// Digits and nothing else, as far as they fit.

@@ -24,6 +24,7 @@ pub mod head;
 mod io;
 mod listener;
 pub mod metrics;
+pub mod names;
 mod outgoing;
 pub mod proxy_header;
 pub mod refusal;

@@ -1,5 +1,8 @@
 //! Why the door refuses a request, and the small answer that it gives.
 
+/// What the Allow header of a 405 says. Other methods are carried too; endpoints know what they allow.
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// A rule that a request breaks. A closed set, so that it can be a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -11,6 +14,8 @@ pub enum Refusal {
     LongMethod,
     /// CONNECT: we are no forward proxy.
     Connect,
+    /// TRACE: it would show a page's script the cookies that it may not see.
+    Trace,
     /// The target has none of the legal forms.
     Target,
     /// The request line is too long.
@@ -25,13 +30,19 @@ pub enum Refusal {
     HeaderName,
     /// A header value has illegal characters.
     HeaderValue,
+    /// A header looks like one of the gateway's own, with underscores for dashes.
+    Impostor,
+    /// Connection names a header that is meant for every recipient.
+    Nominated,
+    /// A WebSocket's handshake has a body.
+    UpgradeBody,
     /// Too many headers.
     TooManyHeaders,
     /// The head is too long.
     LongHead,
     /// Host is missing, repeated or illegal.
     Host,
-    /// Content-Length is repeated or no number.
+    /// Content-Length is repeated, no number, or begins with a zero that some take for octal.
     ContentLength,
     /// Transfer-Encoding doesn't end with `chunked`, is repeated, or came with HTTP/1.0.
     TransferEncoding,
@@ -51,11 +62,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, for metrics.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::RequestLine,
         Self::Method,
         Self::LongMethod,
         Self::Connect,
+        Self::Trace,
         Self::Target,
         Self::LongTarget,
         Self::Version,
@@ -63,6 +75,9 @@ impl Refusal {
         Self::Folded,
         Self::HeaderName,
         Self::HeaderValue,
+        Self::Impostor,
+        Self::Nominated,
+        Self::UpgradeBody,
         Self::TooManyHeaders,
         Self::LongHead,
         Self::Host,
@@ -83,6 +98,7 @@ impl Refusal {
             Self::Method => "method",
             Self::LongMethod => "long_method",
             Self::Connect => "connect",
+            Self::Trace => "trace",
             Self::Target => "target",
             Self::LongTarget => "long_target",
             Self::Version => "version",
@@ -90,6 +106,9 @@ impl Refusal {
             Self::Folded => "folded_header",
             Self::HeaderName => "header_name",
             Self::HeaderValue => "header_value",
+            Self::Impostor => "impostor_header",
+            Self::Nominated => "connection_header",
+            Self::UpgradeBody => "upgrade_body",
             Self::TooManyHeaders => "too_many_headers",
             Self::LongHead => "long_head",
             Self::Host => "host",
@@ -104,11 +123,16 @@ impl Refusal {
         }
     }
 
+    /// The answer's status.
+    pub fn status(self) -> u16 {
+        self.status_line()[..3].parse().expect("invariant: a status line begins with its number")
+    }
+
     /// The status line's number and phrase.
-    const fn status(self) -> &'static str {
+    const fn status_line(self) -> &'static str {
         match self {
             Self::LongMethod | Self::Coding => "501 Not Implemented",
-            Self::Connect => "405 Method Not Allowed",
+            Self::Connect | Self::Trace => "405 Method Not Allowed",
             Self::LongTarget => "414 URI Too Long",
             Self::Version | Self::OnlyHttp2 => "505 HTTP Version Not Supported",
             Self::TooManyHeaders | Self::LongHead => "431 Request Header Fields Too Large",
@@ -118,12 +142,13 @@ impl Refusal {
     }
 
     /// One sentence for whoever reads the answer.
-    const fn text(self) -> &'static str {
+    pub const fn text(self) -> &'static str {
         match self {
             Self::RequestLine => "The request line is malformed.",
             Self::Method => "The method is malformed.",
             Self::LongMethod => "The method is unknown.",
             Self::Connect => "CONNECT is not served here.",
+            Self::Trace => "TRACE is not served here.",
             Self::Target => "The request target is malformed.",
             Self::LongTarget => "The request line is too long.",
             Self::Version => "HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken here.",
@@ -131,6 +156,9 @@ impl Refusal {
             Self::Folded => "A header is folded over several lines.",
             Self::HeaderName => "A header name is malformed.",
             Self::HeaderValue => "A header value is malformed.",
+            Self::Impostor => "A header has underscores where only dashes are taken.",
+            Self::Nominated => "Connection names a header that is not its to name.",
+            Self::UpgradeBody => "A WebSocket handshake has no body.",
             Self::TooManyHeaders => "There are too many headers.",
             Self::LongHead => "The headers are too long.",
             Self::Host => "Exactly one valid Host header is needed.",
@@ -148,8 +176,8 @@ impl Refusal {
     /// The whole answer, after which the connection closes.
     pub fn answer(self) -> String {
         // RFC 9110 §15.5.6 wants an Allow header with a 405.
-        let allow = if self == Self::Connect { "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" } else { "" };
-        let (status, text) = (self.status(), self.text());
+        let allow = if self.status() == 405 { format!("Allow: {ALLOWED}\r\n") } else { String::new() };
+        let (status, text) = (self.status_line(), self.text());
         let length = text.len() + 1;
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n{text}\n"

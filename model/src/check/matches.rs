@@ -63,7 +63,12 @@ impl Checker<'_, '_> {
     }
 
     /// Warns of paths that no request has once it was brought to its normal form.
-    pub(super) fn paths_that_never_come(&mut self, routes: &[&Route], ready: &[desired::Route], rules: &desired::Paths) {
+    pub(super) fn paths_that_never_come(
+        &mut self,
+        routes: &[&Route],
+        ready: &[desired::Route],
+        rules: &desired::Paths,
+    ) {
         for (written, ready) in routes.iter().zip(ready) {
             let Some(path) = written.r#match.as_ref().and_then(|written| written.path.as_ref()) else { continue };
             let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = &ready.matches.path else { continue };

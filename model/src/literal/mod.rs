@@ -25,8 +25,8 @@ pub use pattern::{HostMatch, PathMatch, RegexText, Text};
 pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
     AccessLogTo, BalanceBy, BodyOver, Class, CompareWhat, Comparison, DotSegmentsWord, EscapedSlashesWord, Flag,
-    MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, Target, TlsMin, UpstreamSpeaks,
-    VersionNumber, WeightOf,
+    MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, Target, TlsMin,
+    UpstreamSpeaks, VersionNumber, WeightOf,
 };
 
 use serde_json::{Value, json};

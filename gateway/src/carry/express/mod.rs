@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::carry::finish::{Carried, write_down};
 use crate::carry::pingora::PingoraCarrier;
 use crate::clock;
-use crate::decide::{Answer, Connection};
+use crate::decide::{Answer, Connection, answer};
 use crate::door::Carrier;
 use crate::door::stream::DoorStream;
 use crate::exchange::Exchange;
@@ -78,10 +78,13 @@ impl Carrier for Express {
         last: bool,
     ) -> Option<Box<DoorStream>> {
         let mut exchange = Exchange::new(connection, last, self.shared.snapshot.load_full(), clock::now());
-        let Some(request) = Request::read(stream.head()) else {
+        let Some(mut request) = Request::read(stream.head()) else {
             return self.pingora.carry(stream, exchange).await;
         };
-        let answer = exchange.decide(&request.view(), &self.shared.shadows);
+        let answer = match request.normalise(&exchange.snapshot.desired.paths) {
+            Ok(()) => exchange.decide(&request.view(), &self.shared.shadows),
+            Err(bad) => Some(Box::new(answer::bad_target(exchange.visitor(&request.headers), bad))),
+        };
         exchange.host = request.host.clone();
         match answer {
             Some(answer) => self.answer(stream, &request, exchange, &answer).await,

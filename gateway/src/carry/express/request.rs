@@ -2,10 +2,14 @@
 //!
 //! The door has checked every byte of it, so that reading it is only cutting it up.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
+use tidegate_model::desired::Paths;
+use tidegate_model::target::{self, BadTarget};
 
 use crate::carry::head::Host;
 use crate::decide;
@@ -25,6 +29,8 @@ pub struct Request {
     /// The method.
     pub method: Method,
     target: (u32, u32),
+    /// The target in its normal form, where it came in another.
+    normal: Option<Box<str>>,
     /// The target's length up to its `?`.
     path: u32,
     /// The version.
@@ -55,6 +61,7 @@ impl Request {
         let mut request = Self {
             method: Method::from_bytes(method).ok()?,
             target: (start, end),
+            normal: None,
             path: u32::try_from(path).ok()?,
             version,
             headers: HeaderMap::with_capacity(USUAL_HEADERS),
@@ -91,8 +98,24 @@ impl Request {
         }
     }
 
-    /// Path and query as they came.
+    /// Brings the target to the form in which it is matched and forwarded.
+    ///
+    /// # Errors
+    ///
+    /// Why it has none.
+    pub fn normalise(&mut self, rules: &Paths) -> Result<(), BadTarget> {
+        let Cow::Owned(normal) = target::normalise(self.target(), rules)? else { return Ok(()) };
+        // No longer than it was, which fitted.
+        self.path = normal.find('?').unwrap_or(normal.len()) as u32;
+        self.normal = Some(normal.into());
+        Ok(())
+    }
+
+    /// Path and query, in normal form once they were brought to it.
     pub fn target(&self) -> &str {
+        if let Some(normal) = &self.normal {
+            return normal;
+        }
         std::str::from_utf8(&self.bytes[self.target.0 as usize..self.target.1 as usize]).unwrap_or("/")
     }
 
@@ -168,6 +191,20 @@ mod tests {
         let lines: Vec<_> = request.lines().collect();
         assert_eq!(lines[1..], [(&b"X-A"[..], &b"1 2"[..]), (b"X-A", b"")]);
         assert_eq!(view.headers.get_all("x-a").iter().count(), 2);
+    }
+
+    #[test]
+    fn a_target_is_viewed_in_its_normal_form_and_a_bad_one_is_refused() {
+        let mut request = read("GET /a/../%62?c=/../d HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut bad = read("GET /../b HTTP/1.1\r\nHost: x\r\n\r\n");
+
+        request.normalise(&Paths::default()).unwrap();
+
+        assert_eq!(
+            (request.target(), request.view().path, request.view().query),
+            ("/b?c=/../d", "/b", Some("c=/../d"))
+        );
+        assert_eq!(bad.normalise(&Paths::default()), Err(BadTarget::AboveRoot));
     }
 
     #[test]

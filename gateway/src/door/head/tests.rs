@@ -24,7 +24,7 @@ fn a_plain_request_is_accepted_and_its_end_is_known() {
 
 #[test]
 fn the_framing_is_what_the_headers_say() {
-    let length = head("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\n\r\n");
+    let length = head("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n");
     let chunked = head("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \tChunked \r\n\r\n");
 
     assert_eq!(length.body, Body::Length(7));
@@ -59,6 +59,7 @@ fn what_two_parsers_might_read_differently_is_refused() {
         ("\x16\x03\x01\x02".to_owned(), R::Method),
         (line(&format!("{} / HTTP/1.1", "M".repeat(33))), R::LongMethod),
         (line("CONNECT a:443 HTTP/1.1"), R::Connect),
+        (line("TRACE / HTTP/1.1"), R::Trace),
         (line("GET a HTTP/1.1"), R::Target),
         (line("GET a:443 HTTP/1.1"), R::Target),
         (line("GET * HTTP/1.1"), R::Target),
@@ -68,6 +69,7 @@ fn what_two_parsers_might_read_differently_is_refused() {
         (line("GET /a#b HTTP/1.1"), R::Target),
         (line("GET /a\u{e9} HTTP/1.1"), R::Target),
         (line("GET /a\0 HTTP/1.1"), R::Target),
+        (line("GET /a\\b HTTP/1.1"), R::Target),
         (line("GET / HTTP/2.0"), R::Version),
         (line("GET / HTTP/1.2"), R::Version),
         (line("GET / HTTP/0.9"), R::Version),
@@ -101,6 +103,11 @@ fn what_two_parsers_might_read_differently_is_refused() {
         (with("Content-Length: 0x5"), R::ContentLength),
         (with("Content-Length: 5 5"), R::ContentLength),
         (with("Content-Length:"), R::ContentLength),
+        (with("Content-Length: 05"), R::ContentLength),
+        (with("Content_Length: 5"), R::Impostor),
+        (with("X_Forwarded-For: 10.0.0.1"), R::Impostor),
+        (with("Connection: close, Content-Length\r\nContent-Length: 5"), R::Nominated),
+        (with("Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5"), R::UpgradeBody),
         (with("Content-Length: 99999999999999999999"), R::ContentLength),
         (with("Transfer-Encoding: identity"), R::TransferEncoding),
         (with("Transfer-Encoding: xchunked"), R::TransferEncoding),
@@ -124,6 +131,8 @@ fn what_the_rules_allow_is_accepted() {
         "GET / HTTP/1.0\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         "M-SEARCH /a|b{c}\"d[e] HTTP/1.1\r\nHost: a_b.c:\r\n\r\n",
+        "GET /?a=\\`b HTTP/1.1\r\nHost: a\r\napi_key: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 1\r\n\r\n",
         "GET /%00/../x HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\r\n",
         "GET / HTTP/1.1\r\nhost:a\r\nX:\r\nY: caf\u{e9}\t!\r\n\r\n",
     ] {
