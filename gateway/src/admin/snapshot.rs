@@ -225,6 +225,7 @@ fn balance(balance: &Balance) -> String {
 fn key(key: &Key) -> String {
     match key {
         Key::ClientIp => "client_ip".into(),
+        Key::Network => "network".into(),
         Key::Header(name) => format!("header:{name}"),
         Key::Cookie(name) => format!("cookie:{name}"),
         Key::Query(name) => format!("query:{name}"),

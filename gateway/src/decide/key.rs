@@ -19,6 +19,8 @@ use super::Head;
 pub enum ReadyKey {
     /// See [`Key::ClientIp`].
     ClientIp,
+    /// See [`Key::Network`].
+    Network,
     /// See [`Key::Header`].
     Header(HeaderName),
     /// See [`Key::Cookie`].
@@ -52,6 +54,12 @@ impl Value<'_> {
     }
 }
 
+/// Bits of an IPv4 address that the key `network` keeps: what is announced to the internet as one at the least.
+pub const NETWORK_V4: u8 = 24;
+
+/// The same of an IPv6 address: what a site usually gets (RFC 6177).
+pub const NETWORK_V6: u8 = 48;
+
 /// A visitor's address cut to the prefix by which visitors are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -78,6 +86,13 @@ impl Network {
         }
     }
 
+    /// The network that this one lies in, as [`NETWORK_V4`] and [`NETWORK_V6`] cut it.
+    pub fn widened(mut self) -> Self {
+        let kept = if self.len == 4 { NETWORK_V4 / 8 } else { NETWORK_V6 / 8 };
+        self.octets[usize::from(kept)..].fill(0);
+        self
+    }
+
     /// 4 or 16 octets.
     pub fn as_bytes(&self) -> &[u8] {
         &self.octets[..usize::from(self.len)]
@@ -89,6 +104,7 @@ impl ReadyKey {
     pub fn new(key: &Key) -> Self {
         match key {
             Key::ClientIp => Self::ClientIp,
+            Key::Network => Self::Network,
             Key::Header(name) => Self::Header(legal_name(name)),
             Key::Cookie(name) => Self::Cookie(name.as_str().into()),
             Key::Query(name) => Self::Query(name.as_str().into()),
@@ -108,6 +124,7 @@ impl ReadyKey {
     pub fn read<'a>(&self, head: &Head<'a>, client: Network) -> Option<Value<'a>> {
         let bytes: Cow<'a, [u8]> = match self {
             Self::ClientIp => return Some(Value::Network(client)),
+            Self::Network => return Some(Value::Network(client.widened())),
             Self::Header(name) => head.headers.get(name)?.as_bytes().into(),
             Self::Cookie(name) => cookie(head.headers, name)?.into(),
             Self::Query(name) => query(head.query?, name)?,
@@ -204,5 +221,9 @@ mod tests {
         assert_ne!(of("2001:db8::1", 128), of("2001:db8::2", 128));
         assert_eq!(of("::ffff:10.0.0.1", 64), of("10.0.0.1", 64));
         assert_eq!(of("2001:db8::1", 0), of("fe80::1", 0));
+        assert_eq!(of("10.0.0.1", 64).widened(), of("10.0.0.254", 64).widened());
+        assert_ne!(of("10.0.0.1", 64).widened(), of("10.0.1.1", 64).widened());
+        assert_eq!(of("2001:db8:7:1::1", 64).widened(), of("2001:db8:7:2::1", 64).widened());
+        assert_ne!(of("2001:db8:7::1", 64).widened(), of("2001:db8:8::1", 64).widened());
     }
 }

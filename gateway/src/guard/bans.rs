@@ -37,7 +37,7 @@ use tidegate_model::desired;
 use tidegate_model::time::Timestamp;
 
 use crate::clock;
-use crate::decide::access::NetSet;
+use crate::decide::nets::NetSet;
 pub use metrics::{BanMetrics, By};
 use network::{Key, Lengths};
 
@@ -180,13 +180,14 @@ impl Bans {
         (!self.spared.load().contains(source)).then(|| self.timestamp(until))
     }
 
-    /// Bans `source` as `rule` says, because of the limit `reason`. An IPv6 source is its first `v6_prefix` bits.
+    /// Bans `source` as `rule` says, because of the limit `reason`: as many of its leading `bits` as are given for IPv4
+    /// and for IPv6.
     ///
     /// Returns when the ban ends; `None` for a proxy, which isn't banned.
     pub fn punish(
         &self,
         source: IpAddr,
-        v6_prefix: u8,
+        bits: (u8, u8),
         rule: &desired::Ban,
         reason: &str,
         now: Timestamp,
@@ -195,7 +196,7 @@ impl Bans {
         if self.spared.load().contains(source) {
             return None;
         }
-        let key = Key::of(source, if source.is_ipv4() { 32 } else { v6_prefix });
+        let key = Key::of(source, if source.is_ipv4() { bits.0 } else { bits.1 });
         let now = self.unix(now);
         let known = lock(&self.shard(&key).map).get(&key).copied();
         let times = match known {

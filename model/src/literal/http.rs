@@ -352,10 +352,10 @@ impl Literal for TokenKey {
     const WHAT: &'static str = "a key";
     const CODE: &'static str = "bad-key-of-request";
     const EXAMPLES: &'static [&'static str] =
-        &["client_ip", "header:x-user", "cookie:uid", "query:id", "host", "path", "method"];
+        &["client_ip", "network", "header:x-user", "cookie:uid", "query:id", "host", "path", "method"];
 
     fn parse(text: &str) -> Result<Self, Wrong> {
-        const FORM: &str = "write client_ip, header:NAME, cookie:NAME, query:NAME, host, path or method";
+        const FORM: &str = "write client_ip, network, header:NAME, cookie:NAME, query:NAME, host, path or method";
         let key = match text.split_once(':') {
             Some(("header", name)) => Key::Header(HeaderName::parse(name)?.0),
             Some(("cookie", name)) => Key::Cookie(CookieName::parse(name)?.0),
@@ -364,6 +364,7 @@ impl Literal for TokenKey {
             Some((kind, _)) => return Err(Wrong::new(format!("\"{kind}\" isn't a kind of key")).help(FORM)),
             None => match text {
                 "client_ip" => Key::ClientIp,
+                "network" => Key::Network,
                 "host" => Key::Host,
                 "path" => Key::Path,
                 "method" => Key::Method,

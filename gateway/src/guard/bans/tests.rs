@@ -60,7 +60,8 @@ fn the_longest_of_several_bans_counts() {
 fn a_ban_doubles_each_time_up_to_its_cap_and_is_forgotten_after_good_behaviour() {
     let bans = table();
     let rule = rule(600, 2_000);
-    let lasts = |now: u64| bans.punish(ip("192.0.2.1"), 64, &rule, "per_ip", at(now)).unwrap().since(at(now)).as_secs();
+    let lasts =
+        |now: u64| bans.punish(ip("192.0.2.1"), (32, 64), &rule, "per_ip", at(now)).unwrap().since(at(now)).as_secs();
 
     assert_eq!(lasts(0), 600);
     assert_eq!(lasts(700), 1_200);
@@ -73,8 +74,8 @@ fn a_ban_doubles_each_time_up_to_its_cap_and_is_forgotten_after_good_behaviour()
 fn a_ban_without_a_cap_of_its_own_does_not_grow() {
     let bans = table();
 
-    let first = bans.punish(ip("192.0.2.1"), 64, &rule(60, 60), "per_ip", at(0)).unwrap();
-    let second = bans.punish(ip("192.0.2.1"), 64, &rule(60, 60), "per_ip", at(61)).unwrap();
+    let first = bans.punish(ip("192.0.2.1"), (32, 64), &rule(60, 60), "per_ip", at(0)).unwrap();
+    let second = bans.punish(ip("192.0.2.1"), (32, 64), &rule(60, 60), "per_ip", at(61)).unwrap();
 
     assert_eq!((first.since(at(0)).as_secs(), second.since(at(61)).as_secs()), (60, 60));
 }
@@ -82,9 +83,9 @@ fn a_ban_without_a_cap_of_its_own_does_not_grow() {
 #[test]
 fn punishing_who_is_banned_already_changes_nothing() {
     let bans = table();
-    let first = bans.punish(ip("192.0.2.1"), 64, &rule(600, 6_000), "per_ip", at(0));
+    let first = bans.punish(ip("192.0.2.1"), (32, 64), &rule(600, 6_000), "per_ip", at(0));
 
-    let again = bans.punish(ip("192.0.2.1"), 64, &rule(600, 6_000), "login", at(10));
+    let again = bans.punish(ip("192.0.2.1"), (32, 64), &rule(600, 6_000), "login", at(10));
 
     assert_eq!(first, again);
     assert_eq!(bans.page(None, None, 9, at(10))[0].times, 1);
@@ -94,7 +95,7 @@ fn punishing_who_is_banned_already_changes_nothing() {
 fn an_ipv6_source_is_banned_with_its_whole_prefix() {
     let bans = table();
 
-    bans.punish(ip("2001:db8::1"), 64, &rule(600, 600), "per_ip", at(0));
+    bans.punish(ip("2001:db8::1"), (32, 64), &rule(600, 600), "per_ip", at(0));
 
     assert!(bans.until(ip("2001:db8::ffff:ffff"), at(1)).is_some());
     assert!(bans.until(ip("2001:db8:0:1::1"), at(1)).is_none());
@@ -105,7 +106,7 @@ fn a_trusted_proxy_is_never_banned() {
     let bans = table();
     bans.spare(NetSet::new(&[net("10.0.0.0/24")]));
 
-    assert_eq!(bans.punish(ip("10.0.0.9"), 64, &rule(600, 600), "per_ip", at(0)), None);
+    assert_eq!(bans.punish(ip("10.0.0.9"), (32, 64), &rule(600, 600), "per_ip", at(0)), None);
     assert!(bans.add(net("10.0.0.9/32"), HOUR, "by hand", at(0)).is_err());
     bans.add(net("10.0.0.0/8"), HOUR, "by hand", at(0)).unwrap();
 
