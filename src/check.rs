@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
+use tidegate_gateway::guard::lists::Lists;
 use tidegate_gateway::{material, source};
 use tidegate_model::check::{Checked, SourceFile, check};
 use tidegate_model::diagnostic::Diagnostic;
@@ -77,7 +78,12 @@ fn read(path: &Path) -> Result<Vec<SourceFile>, Vec<Diagnostic>> {
 
 /// Reads what the configuration names, as a start would.
 fn with_files(mut checked: Checked) -> Result<Checked, Vec<Diagnostic>> {
-    match material::read(&checked.desired, &checked.places) {
+    let lists = Lists::read(&checked.desired, &checked.places, &Lists::default());
+    let files = match (material::read(&checked.desired, &checked.places), lists) {
+        (files, Ok(_)) => files,
+        (files, Err(told)) => Err(files.err().into_iter().flatten().chain(told).collect()),
+    };
+    match files {
         Ok(files) => {
             checked.warnings.extend(files.warnings);
             Ok(checked)

@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::json;
 use tidegate_gateway::decide::{Head, explain::explain};
+use tidegate_gateway::guard::lists::Lists;
 use tidegate_gateway::source;
 use tidegate_model::desired::{Desired, Purpose, Shadow};
 use tidegate_model::target::{BadTarget, normalise};
@@ -49,8 +50,12 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let desired = match source::load(&args.config) {
-        Ok(checked) => checked.desired,
+    let read = source::load(&args.config).and_then(|checked| {
+        let lists = Lists::read(&checked.desired, &checked.places, &Lists::default())?;
+        Ok((checked.desired, lists))
+    });
+    let (desired, lists) = match read {
+        Ok(read) => read,
         Err(problems) => {
             print::tell(&problems);
             return Ok(ExitCode::from(2));
@@ -78,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let head = Head { method: &args.method, host: &host, path, query, headers: &headers, content_length };
 
     let peer = SocketAddr::new(args.client, 0);
-    let explanation = explain(&desired, &head, peer, https, &mut rand::rng());
+    let explanation = explain(&desired, &lists, &head, peer, https, &mut rand::rng());
     let shadows = shadows(&desired, explanation.winner.as_ref().map(|winner| winner.route.as_str()));
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
     let redirect = redirect_listener(&desired, port);

@@ -25,6 +25,7 @@ use crate::decide::split::Splitter;
 use crate::decide::{Front, RouteRules};
 use crate::endpoint::{Endpoint, EndpointId, Target};
 use crate::guard::Guard;
+use crate::guard::lists::Lists;
 use crate::health::RetryBudget;
 use crate::record::Metrics;
 use crate::snapshot::{ArmEntry, ReadyEdits, RouteEntry, ServiceEntry, ShadowEntry, Snapshot, VersionEntry};
@@ -36,6 +37,8 @@ pub struct Material {
     pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
     /// Addresses of endpoints that are named by host.
     pub names: HashMap<(String, u16), Vec<SocketAddr>>,
+    /// Lists of networks that were read from files.
+    pub lists: Lists,
     /// What is known about attackers.
     pub guard: Arc<Guard>,
 }
@@ -49,7 +52,8 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .enumerate()
         .map(|(index, spec)| service(index, spec, &before, material, metrics))
         .collect();
-    let routes = desired.routes.iter().map(|spec| route(spec, &desired, &services, &before, metrics)).collect();
+    let lists = &material.lists;
+    let routes = desired.routes.iter().map(|spec| route(spec, &desired, &services, &before, lists, metrics)).collect();
     let limits = desired
         .limits
         .iter()
@@ -59,7 +63,7 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         })
         .collect();
     Snapshot {
-        front: Front::new(&desired),
+        front: Front::new(&desired, &material.lists),
         router: Router::build(&desired.routes),
         routes,
         services,
@@ -153,6 +157,7 @@ fn route(
     desired: &Desired,
     services: &[ServiceEntry],
     before: &Before<'_>,
+    lists: &Lists,
     metrics: &Metrics,
 ) -> RouteEntry {
     let old = before.routes.get(spec.name.as_str());
@@ -182,7 +187,7 @@ fn route(
         Action::Redirect(_) | Action::Answer(_) => None,
     };
     RouteEntry {
-        rules: RouteRules::new(spec),
+        rules: RouteRules::new(spec, lists),
         splitter,
         timeouts: arms
             .iter()

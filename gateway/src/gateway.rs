@@ -26,6 +26,7 @@ use crate::door::metrics::DoorMetrics;
 use crate::door::{self, BindError, Door};
 use crate::guard::Guard;
 use crate::guard::bans::journal::Keeper;
+use crate::guard::lists::Lists;
 use crate::material::{self, Files};
 use crate::proxy::Shared;
 use crate::record::Metrics;
@@ -74,6 +75,7 @@ pub struct Gateway {
 struct Ready {
     files: Files,
     names: Names,
+    lists: Lists,
     doors: door::Prepared,
     admin: Option<TcpListener>,
     log: Option<Sink>,
@@ -118,6 +120,7 @@ impl Gateway {
         let ready = self.prepare(desired, places)?;
         self.material.upstream_tls.clone_from(&ready.files.upstream_tls);
         self.material.names.clone_from(&ready.names);
+        self.material.lists.clone_from(&ready.lists);
         self.material.guard.apply(desired);
         let previous = self.publisher.current();
         let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);
@@ -167,6 +170,7 @@ impl Gateway {
     fn prepare(&self, desired: &Desired, places: &Places) -> Result<Ready, Vec<Diagnostic>> {
         let mut problems = Vec::new();
         let files = material::read(desired, places).map_err(|told| problems.extend(told)).ok();
+        let lists = Lists::read(desired, places, &self.material.lists).map_err(|told| problems.extend(told)).ok();
         let doors = self
             .door
             .bind(&desired.listeners)
@@ -186,10 +190,10 @@ impl Gateway {
             problems.push(log_problem(&cause, places));
             None
         });
-        match (files, doors) {
-            (Some(files), Some(doors)) if problems.is_empty() => {
+        match (files, lists, doors) {
+            (Some(files), Some(lists), Some(doors)) if problems.is_empty() => {
                 let names = self.parts.control.block_on(resolve::resolve(desired, &self.material.names)).names;
-                Ok(Ready { files, names, doors, admin, log })
+                Ok(Ready { files, names, lists, doors, admin, log })
             }
             _ => Err(problems),
         }

@@ -117,3 +117,28 @@ async fn a_trusted_proxy_is_refused_and_not_banned() {
     assert_eq!(from(2, gateway.web()).await.unwrap().send(request).await.unwrap().status, 200);
     assert_eq!(gateway.metric("tidegate_bans", &[]).await, 0.0);
 }
+
+#[tokio::test]
+async fn a_list_is_followed_and_one_with_a_bad_line_leaves_the_last_good_one() {
+    let config = "
+access: {deny_files: $dir/bad.txt}
+routes: [{name: all, answer: {status: 200, body: hi}}]
+";
+    let mut gateway = Gateway::prepare(config, &[]);
+    let list = gateway.dir().join("bad.txt");
+    std::fs::write(&list, "# nobody yet\n").unwrap();
+    gateway.spawn();
+    gateway.until_ready().await;
+    let web = gateway.web();
+    let denied = |source| async move { status(&mut from(source, web).await.unwrap()).await == Some(403) };
+    assert!(!denied(2).await);
+
+    std::fs::write(&list, "127.0.0.2\n").unwrap();
+    crate::kit::eventually("the list is in force", || denied(2)).await;
+    let others = denied(3).await;
+    std::fs::write(&list, "127.0.0.3\n127.0.0.300\n").unwrap();
+    crate::kit::eventually("the bad line is told", || async { gateway.log().contains("bad.txt:2:1") }).await;
+
+    assert!(!others);
+    assert!(denied(2).await && !denied(3).await, "the last good list stays");
+}

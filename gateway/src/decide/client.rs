@@ -16,8 +16,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tidegate_model::desired::ClientIp;
 
-use super::access::NetSet;
 use super::key::{Network, legal_name};
+use super::nets::NetSet;
 use super::{Connection, Head};
 
 /// Addresses that are read from one request. Beyond it the walk ends: nobody has 32 proxies in a row.

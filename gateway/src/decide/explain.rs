@@ -17,10 +17,12 @@ use serde::Serialize;
 use tidegate_model::desired::{Action, Desired, HostPattern, PathPattern, Route, Split, Weight};
 
 use super::Head;
+use super::access::AccessList;
 use super::client::ClientFinder;
 use super::ready::Front;
 use super::route::{Failed, Router};
 use super::split::{Splitter, Why};
+use crate::guard::lists::Lists;
 
 /// Losers that are told of. There may be thousands; the nearest few answer the question.
 const NEAREST: usize = 5;
@@ -84,14 +86,21 @@ pub enum Miss {
     LessSpecific,
 }
 
-/// Explains what `desired` does with `head` from `peer`. `https` tells how it came. Takes time in
-/// proportion to the configuration: not for the path of requests.
-pub fn explain(desired: &Desired, head: &Head<'_>, peer: SocketAddr, https: bool, dice: &mut impl Rng) -> Explanation {
+/// Explains what `desired` does with `head` from `peer`, with the access lists that it names read into `lists`. `https`
+/// tells how it came. Takes time in proportion to the configuration: not for the path of requests.
+pub fn explain(
+    desired: &Desired,
+    lists: &Lists,
+    head: &Head<'_>,
+    peer: SocketAddr,
+    https: bool,
+    dice: &mut impl Rng,
+) -> Explanation {
     let router = Router::build(&desired.routes);
-    let front = Front::new(desired);
+    let front = Front::new(desired, lists);
     let client = front.client.find(head.headers, peer);
     let won = router.find(head);
-    let denied = |index: usize| !super::access::AccessList::new(&desired.routes[index].access).admits(client);
+    let denied = |index: usize| !AccessList::new(&desired.routes[index].access, lists).admits(client);
 
     let mut losers: Vec<(Miss, usize, Loser)> = desired
         .routes
@@ -183,6 +192,7 @@ fn key_name(key: &tidegate_model::desired::Key) -> String {
     use tidegate_model::desired::Key;
     match key {
         Key::ClientIp => "the client's address".into(),
+        Key::Network => "the client's network".into(),
         Key::Header(name) => format!("header {name}"),
         Key::Cookie(name) => format!("cookie {name}"),
         Key::Query(name) => format!("query parameter {name}"),
@@ -366,7 +376,8 @@ mod tests {
     }
 
     fn explained(asked: &Asked) -> String {
-        explain(&edge(), &asked.head(), from("192.0.2.7").peer, true, &mut StdRng::seed_from_u64(7)).to_string()
+        explain(&edge(), &Lists::default(), &asked.head(), from("192.0.2.7").peer, true, &mut StdRng::seed_from_u64(7))
+            .to_string()
     }
 
     #[test]

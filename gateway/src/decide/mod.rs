@@ -18,6 +18,7 @@ pub mod cors;
 pub mod explain;
 pub mod key;
 pub mod limit;
+pub mod nets;
 pub mod ready;
 pub mod route;
 pub mod split;
@@ -331,8 +332,8 @@ fn take_tokens<'a>(
 /// What a refusal has become where it asks for a ban: proxies aren't banned, so for them it stays one.
 fn punished(limit: &LimitState, refusal: Outcome, snapshot: &Snapshot, client: IpAddr, now: Timestamp) -> Outcome {
     let (Outcome::Punished { retry_after }, Some(rule)) = (refusal, &limit.spec().ban) else { return refusal };
-    let v6_prefix = snapshot.desired.client_ip.v6_prefix;
-    match snapshot.guard.bans.punish(client, v6_prefix, rule, &limit.spec().name, now) {
+    let bits = limit.banned_bits(snapshot.desired.client_ip.v6_prefix);
+    match snapshot.guard.bans.punish(client, bits, rule, &limit.spec().name, now) {
         Some(until) => Outcome::Banned { until },
         None => Outcome::Refused { retry_after },
     }

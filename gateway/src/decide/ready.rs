@@ -8,6 +8,7 @@ use tidegate_model::desired::{Desired, Methods, Route, Shadow};
 use super::access::AccessList;
 use super::client::ClientFinder;
 use super::cors::CorsReady;
+use crate::guard::lists::Lists;
 
 /// What is asked of every request, before its route is known.
 #[derive(Clone, Debug)]
@@ -19,9 +20,9 @@ pub struct Front {
 }
 
 impl Front {
-    /// Prepares the global settings of `desired`.
-    pub fn new(desired: &Desired) -> Self {
-        Self { client: ClientFinder::new(&desired.client_ip), access: AccessList::new(&desired.access) }
+    /// Prepares the global settings of `desired`, with the files that it names in `lists`.
+    pub fn new(desired: &Desired, lists: &Lists) -> Self {
+        Self { client: ClientFinder::new(&desired.client_ip), access: AccessList::new(&desired.access, lists) }
     }
 }
 
@@ -35,9 +36,9 @@ pub struct RouteRules {
 }
 
 impl RouteRules {
-    /// Prepares `route`.
-    pub fn new(route: &Route) -> Self {
-        Self { access: AccessList::new(&route.access), cors: route.cors.as_ref().map(CorsReady::new) }
+    /// Prepares `route`, with the files that it names in `lists`.
+    pub fn new(route: &Route, lists: &Lists) -> Self {
+        Self { access: AccessList::new(&route.access, lists), cors: route.cors.as_ref().map(CorsReady::new) }
     }
 }
 

@@ -8,13 +8,14 @@
 //! Token buckets are `decide::limit`; access lists are compiled in `decide::access`.
 
 pub mod bans;
+pub mod lists;
 
 use std::sync::Arc;
 
 use prometheus::Registry;
 use tidegate_model::desired::Desired;
 
-use crate::decide::access::NetSet;
+use crate::decide::nets::NetSet;
 use bans::Bans;
 
 /// What outlives snapshots. The default one counts unseen and bans nobody.

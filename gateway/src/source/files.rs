@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -17,14 +18,16 @@ use tidegate_model::check::SourceFile;
 use tidegate_model::desired::Desired;
 use tidegate_model::diagnostic::Diagnostic;
 
+use crate::guard::lists;
+
 /// Bytes of configuration text in all. Beyond it the configuration is refused.
 pub const MAX_BYTES: u64 = 16 << 20;
 
 /// Files in a configuration folder. Beyond it the configuration is refused.
 pub const MAX_FILES: usize = 1_000;
 
-/// Bytes of a referenced file (certificate, key, authorities) that count for its fingerprint. A change
-/// beyond them goes unnoticed until a reload is asked for.
+/// Bytes of a referenced file whose content counts for its fingerprint. Of a larger one (a list of millions of
+/// networks) inode, size and times count instead: it isn't read twice for each reload.
 const MAX_REFERENCE: u64 = 4 << 20;
 
 /// Reads `path`, a file or a folder.
@@ -98,7 +101,7 @@ pub fn digest(config: &Path, files: &[SourceFile]) -> String {
     hex(&hash.finalize())
 }
 
-/// The files that `desired` names: certificates, keys and authorities. Sorted, each once.
+/// The files that `desired` names: certificates, keys, authorities and lists. Sorted, each once.
 pub fn references(desired: &Desired) -> Vec<PathBuf> {
     let listeners = desired.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let upstreams = desired.services.iter().filter_map(|service| service.tls.as_ref());
@@ -106,6 +109,7 @@ pub fn references(desired: &Desired) -> Vec<PathBuf> {
         listeners.flat_map(|tls| &tls.certificates).chain(upstreams.clone().filter_map(|tls| tls.client.as_ref()));
     let mut paths: BTreeSet<PathBuf> = pairs.flat_map(|pair| [pair.cert.clone(), pair.key.clone()]).collect();
     paths.extend(upstreams.filter_map(|tls| tls.ca.clone()));
+    paths.extend(lists::files(desired));
     paths.into_iter().collect()
 }
 
@@ -117,6 +121,13 @@ pub fn fingerprint(paths: &[PathBuf]) -> String {
         let name = path.as_os_str().as_encoded_bytes();
         hash.update((name.len() as u64).to_be_bytes());
         hash.update(name);
+        let meta = fs::metadata(path).ok().filter(|meta| meta.len() > MAX_REFERENCE);
+        if let Some(meta) = meta {
+            let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+            [meta.dev(), meta.ino(), meta.len()].iter().for_each(|number| hash.update(number.to_be_bytes()));
+            times.iter().for_each(|number| hash.update(number.to_be_bytes()));
+            continue;
+        }
         match read_bounded(path, MAX_REFERENCE) {
             Ok(bytes) => {
                 hash.update((bytes.len() as u64).to_be_bytes());

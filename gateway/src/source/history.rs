@@ -76,7 +76,7 @@ pub enum Reason {
     Start,
     /// The configuration's files changed.
     File,
-    /// A certificate or key changed; the text is that of the generation before.
+    /// A certificate, key or list changed; the text is that of the generation before.
     Certificates,
     /// SIGHUP.
     Signal,

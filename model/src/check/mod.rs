@@ -27,7 +27,7 @@ use crate::config::decode::{Decode, Path};
 use crate::config::{Access, At, Bounds, ClientIp, Config, Limit, Many, Paths};
 use crate::desired::{self, Desired};
 use crate::diagnostic::{Diagnostic, Place};
-use crate::literal::{AccessLogTo, Network};
+use crate::literal::{AccessLogTo, FilePath, Network};
 use crate::problems::{Problems, Span};
 use crate::yaml;
 use names::Names;
@@ -57,7 +57,7 @@ pub struct Checked {
 /// certificate is reported with its line.
 ///
 /// Keys: `admin.bind`, `access_log`, `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert` and `….key`,
-/// `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`, `services.NAME.versions.NAME.endpoints.0`.
+/// `access.deny_files.0`, `routes.NAME.access.allow_files.0`, `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`, `services.NAME.versions.NAME.endpoints.0`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Places(BTreeMap<String, Place>);
 
@@ -183,7 +183,7 @@ impl<'f> Checker<'_, 'f> {
             listeners: self.listeners(&listeners, admin),
             client_ip: client_ip.map(check_client_ip).unwrap_or_default(),
             paths: path_rules,
-            access: check_access(access),
+            access: self.access("access", access),
             limits: limits.entries().map(|(name, limit)| self.limit(name, limit)).collect(),
             services: services_ready,
             routes: routes_ready,
@@ -267,6 +267,26 @@ impl<'f> Checker<'_, 'f> {
         ready
     }
 
+    /// Allow and deny lists. `key` is where they stand.
+    fn access(&mut self, key: &str, written: Option<&Access>) -> desired::Access {
+        let Some(written) = written else { return desired::Access::default() };
+        desired::Access {
+            allow: networks(written.allow.as_ref()),
+            deny: networks(written.deny.as_ref()),
+            allow_files: self.list_files(key, "allow_files", written.allow_files.as_ref()),
+            deny_files: self.list_files(key, "deny_files", written.deny_files.as_ref()),
+        }
+    }
+
+    fn list_files(&mut self, key: &str, name: &str, written: Option<&Many<At<FilePath>>>) -> Vec<PathBuf> {
+        let files: Vec<_> = written.iter().flat_map(|many| &many.items).collect();
+        self.refuse_twins(files.iter().map(|file| (&file.value.0, file.span)), "file");
+        for (at, file) in files.iter().enumerate() {
+            self.places.push((format!("{key}.{name}.{at}"), file.span));
+        }
+        files.iter().map(|file| self.resolve(&file.value.0, file.span)).collect()
+    }
+
     /// Reports an item that stands twice in a short list.
     fn refuse_twins<'c, T: PartialEq + 'c>(&mut self, items: impl Iterator<Item = (&'c T, Span)>, what: &str) {
         /// A longer list isn't searched: the search is quadratic, and a twin does no harm.
@@ -296,13 +316,6 @@ fn check_paths(written: &Paths) -> desired::Paths {
         dot_segments: written.dot_segments.as_ref().map_or(default.dot_segments, |rule| rule.value.0),
         slashes: written.slashes.as_ref().map_or(default.slashes, |rule| rule.value.0),
         escaped_slashes: written.escaped_slashes.as_ref().map_or(default.escaped_slashes, |rule| rule.value.0),
-    }
-}
-
-fn check_access(written: Option<&Access>) -> desired::Access {
-    desired::Access {
-        allow: networks(written.and_then(|access| access.allow.as_ref())),
-        deny: networks(written.and_then(|access| access.deny.as_ref())),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use super::Checker;
 use super::names::{Names, twice};
 use super::service::DEFAULT_VERSION;
-use super::{Checker, check_access};
 use crate::config::{At, Limit, Route, Service};
 use crate::desired::{self, Bounds, VersionRef};
 use crate::diagnostic::Diagnostic;
@@ -59,7 +59,7 @@ impl Checker<'_, '_> {
             name: name.clone(),
             action,
             limits: self.limits_of(route, limits, used),
-            access: check_access(route.access.as_ref()),
+            access: self.access(&format!("routes.{name}.access"), route.access.as_ref()),
             rewrite: self.rewrite(name, route.rewrite.as_ref(), &matches.path),
             request_headers: self.header_edits(name, "request_headers", route.request_headers.as_ref()),
             response_headers: self.header_edits(name, "response_headers", route.response_headers.as_ref()),

@@ -22,8 +22,8 @@ pub use route::{
 pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls, Version};
 
 use crate::literal::{
-    AccessLogTo, BanFor, DotSegmentsWord, EscapedSlashesWord, Name, Network, Rate, Size, SlashesWord, TokenKey,
-    VersionNumber, Whole,
+    AccessLogTo, BanFor, DotSegmentsWord, EscapedSlashesWord, FilePath, Name, Network, Rate, Size, SlashesWord,
+    TokenKey, VersionNumber, Whole,
 };
 use section::section;
 use serde_json::{Map, Value, json};
@@ -81,12 +81,17 @@ section! {
 }
 
 section! {
-    /// Allow and deny lists. Deny wins; without an allow list everybody may come.
+    /// Allow and deny lists. Deny wins; without `allow` and `allow_files` everybody may come.
     pub struct Access {
         /// Networks that may come. Left out: everybody.
         pub allow: Option<Many<At<Network>>>,
         /// Networks that may not, whatever `allow` says.
         pub deny: Option<Many<At<Network>>>,
+        /// Files with more of them: one address or network a line, `#` begins a comment. Followed as they change; may
+        /// hold millions. With a bad line the change is refused.
+        pub allow_files: Option<Many<At<FilePath>>>,
+        /// The same for those that may not.
+        pub deny_files: Option<Many<At<FilePath>>>,
     }
 }
 

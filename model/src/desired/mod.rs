@@ -171,13 +171,18 @@ impl Default for ClientIp {
     }
 }
 
-/// An allow list and a deny list. Deny wins; an empty allow list allows everybody.
+/// An allow list and a deny list. Deny wins; without `allow` and `allow_files` everybody may come.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Access {
-    /// Who may come. Empty: everybody.
+    /// Who may come. Empty, and without `allow_files`: everybody.
     pub allow: Vec<IpNet>,
     /// Who may not, whatever `allow` says.
     pub deny: Vec<IpNet>,
+    /// Files with more who may come, one network a line. With one of them, only those who are listed may come, even
+    /// where it is empty.
+    pub allow_files: Vec<PathBuf>,
+    /// Files with more who may not, one network a line.
+    pub deny_files: Vec<PathBuf>,
 }
 
 /// What a request is told apart by, for limits, stickiness and hashing.
@@ -185,6 +190,8 @@ pub struct Access {
 pub enum Key {
     /// The visitor's address (IPv6: its prefix).
     ClientIp,
+    /// The visitor's network: the /24 of an IPv4 address, the /48 of an IPv6 one.
+    Network,
     /// A request header, by lower-case name.
     Header(String),
     /// A cookie.
