@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use tidegate_gateway::guard::lists::Lists;
+use tidegate_gateway::tls::Slots;
 use tidegate_gateway::{material, source};
 use tidegate_model::check::{Checked, SourceFile, check};
 use tidegate_model::diagnostic::Diagnostic;
@@ -79,7 +80,7 @@ fn read(path: &Path) -> Result<Vec<SourceFile>, Vec<Diagnostic>> {
 /// Reads what the configuration names, as a start would.
 fn with_files(mut checked: Checked) -> Result<Checked, Vec<Diagnostic>> {
     let lists = Lists::read(&checked.desired, &checked.places, &Lists::default());
-    let files = match (material::read(&checked.desired, &checked.places), lists) {
+    let files = match (material::read(&checked.desired, &checked.places, &Slots::default()), lists) {
         (files, Ok(_)) => files,
         (files, Err(told)) => Err(files.err().into_iter().flatten().chain(told).collect()),
     };

@@ -24,7 +24,7 @@ use tracing::warn;
 
 use crate::carry::deadline::Deadline;
 use crate::carry::head::Host;
-use crate::decide::{self, Answer, Connection, Decision, Forwarding, Head, Plan, Reason, ready};
+use crate::decide::{self, Answer, Connection, Decision, Forwarding, Head, Plan, Reason, answer, ready};
 use crate::endpoint::{Endpoint, InFlight};
 use crate::health::{Verdict, eject};
 use crate::record::trace::{self, Trace};
@@ -133,6 +133,11 @@ impl Exchange {
     /// The visitor's address, for an answer that is given before anything is decided.
     pub fn visitor(&self, headers: &HeaderMap) -> IpAddr {
         self.snapshot.front.client.find(headers, self.connection.peer)
+    }
+
+    /// The answer to an ACME authority that knocks. No rule is asked: an authority is on nobody's allow list.
+    pub fn prove(&self, proof: String) -> Box<Answer> {
+        Box::new(answer::proof(self.connection.peer.ip(), proof))
     }
 
     /// Notes that the client gets this answer of our own.

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::acme::{Acme, AcmeMetrics};
 use crate::admin::{Admin, AdminState, Readiness};
 use crate::carry::express::Express;
 use crate::carry::pingora::PingoraCarrier;
@@ -35,6 +36,7 @@ use crate::resolve::{self, Names};
 use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
 use crate::source::{ReloadRequest, Status};
+use crate::tls::{CertTable, Slots};
 use crate::{clock, health};
 
 /// The environment variable that turns the express carrier off: `pingora` lets Pingora carry everything, for tests
@@ -69,11 +71,13 @@ pub struct Gateway {
     access_log: AccessLog,
     shadows: Arc<Shadows>,
     bans: Keeper,
+    acme: Acme,
 }
 
 /// What was got ready for a configuration, and doesn't show yet.
 struct Ready {
     files: Files,
+    slots: Slots,
     names: Names,
     lists: Lists,
     doors: door::Prepared,
@@ -95,7 +99,11 @@ impl Gateway {
         let bans = Keeper::start(Arc::clone(&guard.bans), parts.state.as_deref())?;
         let material = Material { guard: Arc::clone(&guard), ..Material::default() };
         let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
+        let acme_metrics = AcmeMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
+        let acme = Acme::new(parts.control.clone(), acme_metrics);
+        let challenges = acme.challenges().clone();
         let shared = Arc::new(Shared {
+            challenges: challenges.clone(),
             snapshot: publisher.slot(),
             unrouted: parts.metrics.unrouted(),
             access_log: access_log.clone(),
@@ -103,12 +111,12 @@ impl Gateway {
         });
         let door_metrics = DoorMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
         let only_pingora = std::env::var_os(CARRIER).is_some_and(|name| name == "pingora");
-        let door = Door::start(parts.workers, door_metrics, guard, move |_worker, drain| {
+        let door = Door::start(parts.workers, door_metrics, guard, challenges, move |_worker, drain| {
             let pingora = Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain));
             if only_pingora { pingora } else { Arc::new(Express::new(Arc::clone(&shared), pingora)) }
         })?;
         parts.control.spawn(health::probe::run(publisher.slot(), clock::now));
-        Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows, bans })
+        Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows, bans, acme })
     }
 
     /// Puts `desired` into force.
@@ -169,7 +177,8 @@ impl Gateway {
     /// Gets everything ready that may fail.
     fn prepare(&self, desired: &Desired, places: &Places) -> Result<Ready, Vec<Diagnostic>> {
         let mut problems = Vec::new();
-        let files = material::read(desired, places).map_err(|told| problems.extend(told)).ok();
+        let slots = self.acme.slots(desired);
+        let files = material::read(desired, places, &slots).map_err(|told| problems.extend(told)).ok();
         let lists = Lists::read(desired, places, &self.material.lists).map_err(|told| problems.extend(told)).ok();
         let doors = self
             .door
@@ -193,7 +202,7 @@ impl Gateway {
         match (files, lists, doors) {
             (Some(files), Some(lists), Some(doors)) if problems.is_empty() => {
                 let names = self.parts.control.block_on(resolve::resolve(desired, &self.material.names)).names;
-                Ok(Ready { files, names, lists, doors, admin, log })
+                Ok(Ready { files, slots, names, lists, doors, admin, log })
             }
             _ => Err(problems),
         }
@@ -211,7 +220,9 @@ impl Gateway {
         for warning in &ready.files.warnings {
             warn!("{}", warning.render(Colour::Off).trim_end());
         }
+        let from_files = ready.files.certificates.iter().flatten().flat_map(CertTable::files).cloned().collect();
         self.door.apply(desired, ready.files.certificates, ready.doors);
+        self.acme.apply(desired, &ready.slots, from_files);
         self.shadows.set_bytes(desired.bounds.shadow_bytes);
         if let Some(sink) = ready.log {
             self.access_log.switch(sink);
@@ -229,6 +240,7 @@ impl Gateway {
                     readiness: Arc::clone(&self.parts.readiness),
                     source: self.parts.source.clone(),
                     reload: self.parts.reload.clone(),
+                    certificates: self.acme.book().clone(),
                 };
                 match Admin::start(listener, state) {
                     Ok(admin) => self.admin = Some(admin),

@@ -7,6 +7,7 @@
 //!        → carry (retry, deadline, shadow copies) → record
 //! ```
 
+pub mod acme;
 pub mod admin;
 pub mod carry;
 pub mod clock;

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidegate_model::check::Places;
-use tidegate_model::desired::{Desired, Listener, Service};
+use tidegate_model::desired::{CertificateSource, Desired, Listener, Service};
 use tidegate_model::diagnostic::{Diagnostic, Severity};
 
 use crate::carry::UpstreamTlsReady;
-use crate::tls::{CertTable, TlsProblem};
+use crate::tls::{CertTable, Slots, TlsProblem};
 
 /// Everything that was read.
 #[derive(Debug)]
@@ -26,14 +26,15 @@ pub struct Files {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads every file that `desired` needs to be served.
+/// Reads every file that `desired` needs to be served. Certificates that are ordered are in `slots`; where one isn't,
+/// a placeholder stands for it.
 ///
 /// # Errors
 ///
 /// A diagnostic for each file that can't be used.
-pub fn read(desired: &Desired, places: &Places) -> Result<Files, Vec<Diagnostic>> {
+pub fn read(desired: &Desired, places: &Places, slots: &Slots) -> Result<Files, Vec<Diagnostic>> {
     let mut told = Vec::new();
-    let certificates = desired.listeners.iter().map(|listener| table(listener, places, &mut told)).collect();
+    let certificates = desired.listeners.iter().map(|listener| table(listener, places, slots, &mut told)).collect();
     let upstream_tls = desired.services.iter().map(|service| upstream(service, places, &mut told)).collect();
     if told.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err(told);
@@ -41,10 +42,11 @@ pub fn read(desired: &Desired, places: &Places) -> Result<Files, Vec<Diagnostic>
     Ok(Files { certificates, upstream_tls, warnings: told })
 }
 
-fn table(listener: &Listener, places: &Places, told: &mut Vec<Diagnostic>) -> Option<CertTable> {
+fn table(listener: &Listener, places: &Places, slots: &Slots, told: &mut Vec<Diagnostic>) -> Option<CertTable> {
     let tls = listener.tls.as_ref()?;
     let place = |file: &Path| {
-        tls.certificates.iter().enumerate().find_map(|(i, files)| {
+        tls.certificates.iter().enumerate().find_map(|(i, source)| {
+            let CertificateSource::Files(files) = source else { return None };
             let which = if files.cert == file { "cert" } else { "key" };
             (files.cert == file || files.key == file)
                 .then(|| places.of(&format!("listeners.{}.certificates.{i}.{which}", listener.name)))?
@@ -58,7 +60,7 @@ fn table(listener: &Listener, places: &Places, told: &mut Vec<Diagnostic>) -> Op
         };
         diagnostic.maybe_at(place(&problem.file), problem.what.clone()).help(problem.help.clone())
     };
-    match CertTable::load(tls) {
+    match CertTable::load(tls, slots) {
         Ok(table) => {
             told.extend(table.warnings().iter().map(|problem| tell(Severity::Warning, problem)));
             Some(table)

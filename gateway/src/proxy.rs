@@ -36,6 +36,7 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use crate::acme::Challenges;
 use crate::carry::respond::Reply;
 use crate::carry::{edit, finish, head, peer, verdict};
 use crate::clock;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// Where copies of requests go.
     pub shadows: Arc<Shadows>,
+    /// What ACME authorities that knock are answered.
+    pub challenges: Challenges,
 }
 
 /// Executes plans as Pingora's hooks.
@@ -97,7 +100,10 @@ impl ProxyHttp for Proxy {
         }
         let request = session.req_header();
         let host = head::host(request);
-        let answer = exchange.decide(&head::view(request, host.as_str()), &self.shared.shadows);
+        let answer = match self.shared.challenges.knock(request.uri.path()).await {
+            Some(proof) => Some(exchange.prove(proof)),
+            None => exchange.decide(&head::view(request, host.as_str()), &self.shared.shadows),
+        };
         exchange.host = host;
         match answer {
             None => Ok(false),

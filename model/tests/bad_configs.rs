@@ -97,6 +97,7 @@ table! {
     files_that_are_no_configuration_are_refused => "whole.txt",
     values_that_mean_nothing_are_refused => "values.txt",
     listeners_that_cannot_be_are_refused => "listeners.txt",
+    certificates_that_cannot_be_ordered_are_refused => "acme.txt",
     services_that_cannot_be_are_refused => "services.txt",
     routes_that_cannot_be_are_refused => "routes.txt",
     splits_and_shadows_that_cannot_be_are_refused => "splits.txt",

@@ -31,6 +31,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
+use crate::acme::Book;
 use crate::record::Metrics;
 use crate::snapshot::Snapshot;
 use crate::source::{ReloadRequest, Status};
@@ -59,6 +60,8 @@ pub struct AdminState {
     pub source: Status,
     /// Whoever reads the configuration again. A small bound is right: while it is full, `/reload` answers 503.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// What is known about certificates.
+    pub certificates: Book,
 }
 
 /// Whether the gateway takes traffic.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::bans::{self, Said};
 use super::{AdminState, Stage, routes, snapshot};
+use crate::acme::Asked;
 use crate::clock;
 use crate::source::{Reason, ReloadRequest, Verdict};
 
@@ -35,6 +36,8 @@ GET  /snapshot   the configuration in force, with live endpoints, as JSON
 GET  /routes     routes in order of precedence, as JSON (Accept: text/plain for a table)
 GET  /bans       who is banned, as JSON (?limit=, ?after=, ?covering=ADDRESS)
 POST /bans       bans a network; DELETE /bans?network=… frees it (`tidegate bans` does both)
+GET  /certificates  certificates with their end, next renewal and last error, as JSON
+POST /certificates/renew?name=NAME  orders the certificate of a name now
 POST /reload     reads the configuration again, as SIGHUP does
 ";
 
@@ -45,8 +48,8 @@ where
 {
     let (method, path) = (request.method(), request.uri().path());
     let allowed = match path {
-        "/" | "/metrics" | "/healthz" | "/readyz" | "/snapshot" | "/routes" => "GET, HEAD",
-        "/reload" => "POST",
+        "/" | "/metrics" | "/healthz" | "/readyz" | "/snapshot" | "/routes" | "/certificates" => "GET, HEAD",
+        "/reload" | "/certificates/renew" => "POST",
         "/bans" => "GET, HEAD, POST, DELETE",
         _ => return Ok(page(StatusCode::NOT_FOUND, TEXT, format!("no page has this path\n\n{INDEX}"))),
     };
@@ -69,6 +72,8 @@ where
         }
         "/routes" => routes(&request, state),
         "/bans" => banned(request, state).await,
+        "/certificates" => json(StatusCode::OK, &state.certificates.rows()),
+        "/certificates/renew" => renew(&request, state),
         _ => reload(state).await,
     })
 }
@@ -79,7 +84,8 @@ fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
 }
 
 fn ready(state: &AdminState) -> Response<Full<Bytes>> {
-    match (state.readiness.stage(), state.source.note()) {
+    let notes: Vec<String> = state.source.note().into_iter().chain(state.certificates.note()).collect();
+    match (state.readiness.stage(), (!notes.is_empty()).then(|| notes.join("; "))) {
         // A refused change is no reason to take a gateway out of service: it serves the last good one.
         (Stage::Serving, Some(note)) => page(StatusCode::OK, TEXT, format!("ok: {note}\n")),
         (Stage::Serving, None) => page(StatusCode::OK, TEXT, "ok\n"),
@@ -108,6 +114,20 @@ where
         Said::Ban(ban) => json(StatusCode::CREATED, &ban),
         Said::Freed(network) => json(StatusCode::OK, &serde_json::json!({"freed": network})),
         Said::No(status, sentence) => page(status, TEXT, sentence),
+    }
+}
+
+/// Orders a certificate again.
+fn renew<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
+    let Some(name) = request.uri().query().and_then(|query| query.strip_prefix("name=")) else {
+        return page(StatusCode::BAD_REQUEST, TEXT, "which one? write /certificates/renew?name=shop.example.com\n");
+    };
+    match state.certificates.ask(name) {
+        Asked::Ordering => {
+            page(StatusCode::ACCEPTED, TEXT, "it is ordered now; /certificates tells what comes of it\n")
+        }
+        Asked::Unknown => page(StatusCode::NOT_FOUND, TEXT, "no certificate that is ordered has this name\n"),
+        Asked::TooSoon => page(StatusCode::TOO_MANY_REQUESTS, TEXT, "it was asked for just before\n"),
     }
 }
 

@@ -11,6 +11,7 @@ use tidegate_model::desired::{
 };
 
 use super::*;
+use crate::acme::AcmeMetrics;
 use crate::compile::{Material, compile};
 use crate::snapshot::Publisher;
 use crate::source::{Outcome, Status, Verdict};
@@ -117,7 +118,15 @@ fn start() -> Bench {
     let (reload, reloads) = mpsc::channel(1);
     let readiness = Arc::new(Readiness::default());
     let slot = Publisher::starting_with(snapshot).slot();
-    let state = AdminState { slot, metrics, readiness: Arc::clone(&readiness), source: Status::default(), reload };
+    let certificates = Book::new(AcmeMetrics::register(metrics.registry()).unwrap());
+    let state = AdminState {
+        slot,
+        metrics,
+        readiness: Arc::clone(&readiness),
+        source: Status::default(),
+        reload,
+        certificates,
+    };
     let listener = Admin::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     Bench { admin: Admin::start(listener, state).unwrap(), readiness, reloads }
 }

@@ -78,6 +78,13 @@ pub(super) fn fixed(client: IpAddr, fixed: &FixedAnswer) -> Answer {
     Answer { status: fixed.status, reason: Reason::Fixed, route: None, client, headers, body }
 }
 
+/// The answer to an ACME authority (RFC 8555 §8.3).
+pub fn proof(client: IpAddr, proof: String) -> Answer {
+    let mut headers = HeaderLines::new();
+    headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")));
+    Answer { status: 200, reason: Reason::Fixed, route: None, client, headers, body: proof.into() }
+}
+
 pub(super) fn redirect(client: IpAddr, status: u16, location: String) -> Answer {
     match HeaderValue::try_from(location) {
         Ok(location) => {

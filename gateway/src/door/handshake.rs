@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use pingora_core::protocols::tls::SslDigest;
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
@@ -57,9 +58,19 @@ pub(super) async fn handshake(
             return None;
         }
     };
-    let choice = front.choose(&hello.client_hello());
-    let (Choice::Visitor(config) | Choice::Authority(config)) = &choice;
-    let mut tls = match StartHandshake::from_parts(hello, socket).into_stream((*config).clone()).await {
+    let (config, authority) = match front.choose(&hello.client_hello()) {
+        Choice::Visitor(config) => (Arc::clone(config), false),
+        Choice::Authority(challenges) => {
+            let name = hello.client_hello().server_name().map(str::to_owned);
+            match challenges.tls(name.as_deref().unwrap_or_default()).await {
+                Some(config) => (config, true),
+                // Nothing is pending: a visitor's settings have no protocol in common, which is what the authority is
+                // to be told (RFC 8737 §3).
+                None => (Arc::clone(front.visitors()), false),
+            }
+        }
+    };
+    let mut tls = match StartHandshake::from_parts(hello, socket).into_stream(config).await {
         Ok(tls) => tls,
         Err(err) => {
             let tls = err.get_ref().and_then(|inner| inner.downcast_ref());
@@ -67,7 +78,7 @@ pub(super) async fn handshake(
             return None;
         }
     };
-    if matches!(choice, Choice::Authority(_)) {
+    if authority {
         terms.metrics.handshake(Handshake::Authority);
         let _ = tls.shutdown().await;
         return None;

@@ -43,9 +43,10 @@ use tidegate_model::desired::{Bounds, Desired, Listener};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::acme::Challenges;
 use crate::decide::Connection;
 use crate::guard::Guard;
-use crate::tls::{CertTable, ChallengeCertificates, Front, TlsShape, TlsShared};
+use crate::tls::{CertTable, Front, TlsShape, TlsShared};
 use census::Room;
 pub use listener::BindError;
 use listener::{AddressKey, Open, Terms};
@@ -99,7 +100,8 @@ pub struct Door {
 impl Door {
     /// Starts the workers; nothing listens yet. `make` is called once on each worker's thread,
     /// within its runtime, with the worker's number and a watch that turns true when
-    /// [`Door::drain`] begins, so that an answer which starts after that can say `Connection: close`.
+    /// [`Door::drain`] begins, so that an answer which starts after that can say `Connection: close`. `challenges` knows
+    /// what ACME authorities are shown.
     ///
     /// # Errors
     ///
@@ -108,6 +110,7 @@ impl Door {
         workers: usize,
         metrics: DoorMetrics,
         guard: Arc<Guard>,
+        challenges: Challenges,
         make: impl Fn(usize, watch::Receiver<bool>) -> Arc<dyn Carrier> + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let house = Arc::new(House {
@@ -122,7 +125,7 @@ impl Door {
         let workers = (0..workers.clamp(1, MAX_WORKERS))
             .map(|n| Worker::start(n, cores.get(n).copied(), Arc::clone(&house), Arc::clone(&make)))
             .collect::<std::io::Result<_>>()?;
-        let tls = TlsShared::new().map_err(std::io::Error::other)?;
+        let tls = TlsShared::new(challenges).map_err(std::io::Error::other)?;
         Ok(Self { house, workers, open: HashMap::new(), metrics, tls })
     }
 
@@ -211,11 +214,6 @@ impl Door {
             self.open.values().map(|open| (open.terms.load().name.to_string(), open.address)).collect();
         all.sort();
         all
-    }
-
-    /// Where the proofs for ACME authorities are put.
-    pub fn challenges(&self) -> &Arc<ChallengeCertificates> {
-        self.tls.challenges()
     }
 
     /// Client connections open now.

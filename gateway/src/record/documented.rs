@@ -8,6 +8,7 @@ use std::path::Path;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::metrics::tests::busy;
+use crate::acme::{AcmeMetrics, Book};
 use crate::door::metrics::DoorMetrics;
 use crate::guard::Guard;
 use crate::shadow::Shadows;
@@ -43,6 +44,7 @@ fn every_family_is_documented_and_every_documented_one_exists() {
     let door = DoorMetrics::register(metrics.registry()).unwrap();
     let _guard = Guard::register(metrics.registry()).unwrap();
     let _listener = door.listener("web");
+    let _certificates = Book::new(AcmeMetrics::register(metrics.registry()).unwrap()).showing_one();
     let _shadows = Shadows::start(1, metrics.registry()).unwrap();
 
     let mut page = INTRODUCTION.to_owned();

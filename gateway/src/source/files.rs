@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tidegate_model::check::SourceFile;
-use tidegate_model::desired::Desired;
+use tidegate_model::desired::{CertificateSource, Desired};
 use tidegate_model::diagnostic::Diagnostic;
 
 use crate::guard::lists;
@@ -105,11 +105,16 @@ pub fn digest(config: &Path, files: &[SourceFile]) -> String {
 pub fn references(desired: &Desired) -> Vec<PathBuf> {
     let listeners = desired.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let upstreams = desired.services.iter().filter_map(|service| service.tls.as_ref());
-    let pairs =
-        listeners.flat_map(|tls| &tls.certificates).chain(upstreams.clone().filter_map(|tls| tls.client.as_ref()));
+    // What is ordered is looked after in `acme`: a renewal is no new generation.
+    let files = listeners.flat_map(|tls| &tls.certificates).filter_map(|source| match source {
+        CertificateSource::Files(files) => Some(files),
+        CertificateSource::Acme(_) => None,
+    });
+    let pairs = files.chain(upstreams.clone().filter_map(|tls| tls.client.as_ref()));
     let mut paths: BTreeSet<PathBuf> = pairs.flat_map(|pair| [pair.cert.clone(), pair.key.clone()]).collect();
     paths.extend(upstreams.filter_map(|tls| tls.ca.clone()));
     paths.extend(lists::files(desired));
+    paths.extend(desired.acme.as_ref().and_then(|acme| acme.ca.clone()));
     paths.into_iter().collect()
 }
 

@@ -3,20 +3,17 @@
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{
-    NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
-};
+use rustls::server::{ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::{ConfigBuilder, ServerConfig, SupportedProtocolVersion, WantsVerifier};
 
-use super::ChallengeCertificates;
-use super::challenge::ACME_TLS;
+use crate::acme::Challenges;
 
 /// TLS 1.2 sessions without tickets that are remembered. Beyond it the oldest is forgotten and
 /// its client makes a full handshake.
 const SESSIONS: usize = 4_096;
 
 /// The provider, named rather than taken from the process: Pingora installs another one.
-pub(super) fn provider() -> &'static Arc<CryptoProvider> {
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
     &PROVIDER
 }
@@ -38,35 +35,23 @@ pub struct TlsShape {
 pub struct TlsShared {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
-    challenges: Arc<ChallengeCertificates>,
+    challenges: Challenges,
 }
 
 impl TlsShared {
-    /// Fresh ticket keys, which rotate by themselves.
+    /// Fresh ticket keys, which rotate by themselves. `challenges` knows what ACME authorities are shown.
     ///
     /// # Errors
     ///
     /// When the system has no randomness to give.
-    pub fn new() -> Result<Self, rustls::Error> {
+    pub fn new(challenges: Challenges) -> Result<Self, rustls::Error> {
         let (ticketer, sessions) = (aws_lc_rs::Ticketer::new()?, ServerSessionMemoryCache::new(SESSIONS));
-        Ok(Self { ticketer, sessions, challenges: Arc::default() })
+        Ok(Self { ticketer, sessions, challenges })
     }
 
-    /// Where the proofs for ACME authorities are put.
-    pub fn challenges(&self) -> &Arc<ChallengeCertificates> {
+    /// What ACME authorities are shown.
+    pub(super) fn challenges(&self) -> &Challenges {
         &self.challenges
-    }
-
-    /// Settings of a handshake with an ACME authority (RFC 8737). Nothing of it is ever resumed.
-    pub(super) fn challenge(&self) -> Arc<ServerConfig> {
-        let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
-        let mut config = builder(versions)
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.challenges) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols.push(ACME_TLS.to_vec());
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Arc::new(config)
     }
 
     /// Settings of a visitor's handshake.

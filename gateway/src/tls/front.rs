@@ -8,14 +8,14 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::server::ClientHello;
 
-use super::challenge::ACME_TLS;
 use super::{CertTable, TlsShape, TlsShared};
+use crate::acme::{ACME_TLS, Challenges};
 
 /// TLS of one listener. Never changes, so a handshake sees one state, whole.
 #[derive(Debug)]
 pub struct Front {
     visitors: Arc<ServerConfig>,
-    challenge: Arc<ServerConfig>,
+    challenges: Challenges,
 }
 
 /// How a handshake goes on.
@@ -24,21 +24,26 @@ pub enum Choice<'a> {
     /// For a visitor.
     Visitor(&'a Arc<ServerConfig>),
     /// For an ACME authority, which only looks at the certificate: there is nothing to say after the handshake.
-    Authority(&'a Arc<ServerConfig>),
+    Authority(&'a Challenges),
 }
 
 impl Front {
     /// A front that shows the certificates of `table`.
     pub fn new(shared: &TlsShared, shape: TlsShape, table: CertTable) -> Self {
-        Self { visitors: shared.visitors(shape, Arc::new(table)), challenge: shared.challenge() }
+        Self { visitors: shared.visitors(shape, Arc::new(table)), challenges: shared.challenges().clone() }
     }
 
     /// How the handshake that `hello` begins goes on.
     pub fn choose(&self, hello: &ClientHello<'_>) -> Choice<'_> {
         // The authority offers this protocol and no other (RFC 8737 §3).
         if hello.alpn().is_some_and(|mut offered| offered.next() == Some(ACME_TLS) && offered.next().is_none()) {
-            return Choice::Authority(&self.challenge);
+            return Choice::Authority(&self.challenges);
         }
         Choice::Visitor(&self.visitors)
+    }
+
+    /// Settings of a visitor's handshake.
+    pub fn visitors(&self) -> &Arc<ServerConfig> {
+        &self.visitors
     }
 }

@@ -8,26 +8,31 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tidegate_model::desired::{CertificateFiles, ListenerTls};
+use tidegate_model::desired::{AcmeNames, CertificateFiles, CertificateSource, ListenerTls};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::config::provider;
-use super::{CertTable, Slot, TlsProblem};
+use super::{CertTable, FileFacts, Slot, Slots, TlsProblem, placeholder};
 
 /// Bytes of a certificate or key file. A larger one is refused: it is something else.
 const MAX_FILE: u64 = 1 << 20;
 
 impl CertTable {
-    /// Reads the certificates of a listener.
+    /// Reads the certificates of a listener. Those that are ordered are in `slots`; where one isn't, a placeholder stands
+    /// for it.
     ///
     /// # Errors
     ///
     /// Every problem with every file.
-    pub fn load(tls: &ListenerTls) -> Result<Self, Vec<TlsProblem>> {
+    pub fn load(tls: &ListenerTls, slots: &Slots) -> Result<Self, Vec<TlsProblem>> {
         let mut table = Self::default();
         let mut problems = Vec::new();
-        for files in &tls.certificates {
-            if let Err(mut found) = table.read(files) {
+        for source in &tls.certificates {
+            let read = match source {
+                CertificateSource::Files(files) => table.read(files),
+                CertificateSource::Acme(names) => table.await_order(names, slots),
+            };
+            if let Err(mut found) = read {
                 problems.append(&mut found);
             }
         }
@@ -39,14 +44,28 @@ impl CertTable {
             (Ok(chain), Ok(key)) => (chain, key),
             (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
         };
-        let names = self.look_at(&files.cert, &chain[0]).map_err(|problem| vec![problem])?;
+        let facts = self.look_at(&files.cert, &chain[0]).map_err(|problem| vec![problem])?;
         let certified = certify(files, chain, key).map_err(|problem| vec![problem])?;
-        self.add(&names, Arc::new(Slot::holding(certified)));
+        self.add(&facts.names, Arc::new(Slot::holding(certified)));
+        self.files.push(facts);
         Ok(())
     }
 
-    /// The names that a leaf is for; warns when it is out of date.
-    fn look_at(&mut self, file: &Path, leaf: &CertificateDer<'_>) -> Result<Vec<String>, TlsProblem> {
+    /// A certificate that is ordered is found by the names it was ordered for.
+    fn await_order(&mut self, names: &AcmeNames, slots: &Slots) -> Result<(), Vec<TlsProblem>> {
+        let slot = match slots.0.get(names) {
+            Some(slot) => Arc::clone(slot),
+            None => Arc::new(Slot::awaiting(placeholder(names).map_err(|err| {
+                let first = names.0.first().map_or(Path::new(""), Path::new);
+                vec![problem(first, format!("no placeholder can be made: {err}"), "is the name possible in DNS?")]
+            })?)),
+        };
+        self.add(&names.0, slot);
+        Ok(())
+    }
+
+    /// Whom a leaf is for and how long; warns when it is out of date.
+    fn look_at(&mut self, file: &Path, leaf: &CertificateDer<'_>) -> Result<FileFacts, TlsProblem> {
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| {
             problem(file, "the first certificate is no X.509 certificate", "`openssl x509 -in FILE -text` shows one")
         })?;
@@ -60,25 +79,53 @@ impl CertTable {
             let what = format!("the certificate is valid only from {}", validity.not_before);
             self.warnings.push(problem(file, what, "it is served all the same; check this machine's clock"));
         }
-        let mut names: Vec<String> = match leaf.subject_alternative_name() {
-            Ok(Some(san)) => san
-                .value
-                .general_names
-                .iter()
-                .filter_map(|name| match name {
-                    GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-                    _ => None,
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
+        let mut names = alternative_names(&leaf);
         if names.is_empty() {
             // Old certificates of a house CA have no alternative names.
             let common = leaf.subject().iter_common_name().filter_map(|name| name.as_str().ok());
             names.extend(common.map(str::to_ascii_lowercase));
         }
-        Ok(names)
+        Ok(FileFacts {
+            file: file.to_owned(),
+            names,
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
     }
+}
+
+/// The DNS names that a certificate is for, in lower case.
+fn alternative_names(leaf: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(san)) = leaf.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    san.value.general_names.iter().filter_map(name).collect()
+}
+
+/// Reads a chain and its key from one PEM text; `file` is where it was read, for the message and the facts.
+///
+/// # Errors
+///
+/// What of it can't be used.
+pub(crate) fn certify_pem(file: &Path, pem: &[u8]) -> Result<(CertifiedKey, FileFacts), TlsProblem> {
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|err| not_pem(file, &err))?;
+    let Some(first) = chain.first() else {
+        return Err(problem(file, "it holds no certificate", "it must hold the chain as PEM, leaf first"));
+    };
+    let (_, leaf) = X509Certificate::from_der(first)
+        .map_err(|_| problem(file, "the first certificate is no X.509 certificate", "is the file torn?"))?;
+    let facts = FileFacts {
+        file: file.to_owned(),
+        names: alternative_names(&leaf),
+        not_before: leaf.validity().not_before.timestamp(),
+        not_after: leaf.validity().not_after.timestamp(),
+    };
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|err| not_pem(file, &err))?;
+    let files = CertificateFiles { cert: file.to_owned(), key: file.to_owned() };
+    Ok((certify(&files, chain, key)?, facts))
 }
 
 fn certify(

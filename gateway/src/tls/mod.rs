@@ -12,19 +12,21 @@
 //!
 //! TLS towards endpoints is `carry`'s.
 
-mod challenge;
 mod config;
 mod front;
 mod load;
+mod placeholder;
 mod table;
 
 use std::fmt;
 use std::path::PathBuf;
 
-pub use challenge::ChallengeCertificates;
+pub(crate) use config::provider;
 pub use config::{TlsShape, TlsShared};
 pub use front::{Choice, Front};
-pub use table::{CertTable, Slot};
+pub(crate) use load::certify_pem;
+pub use placeholder::{Slots, placeholder, self_signed};
+pub use table::{CertTable, FileFacts, Slot};
 
 /// Something wrong with a certificate or key file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Certificates and the names they are for.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -12,23 +13,45 @@ use super::TlsProblem;
 /// A place for one certificate. What stands in it may be exchanged while it is in force: for one with a fresh OCSP
 /// response, or for a renewed one. Empty while there is none yet.
 #[derive(Debug, Default)]
-pub struct Slot(ArcSwapOption<CertifiedKey>);
+pub struct Slot {
+    key: ArcSwapOption<CertifiedKey>,
+    /// What is shown as long as it is empty and nothing else is for the name.
+    placeholder: Option<Arc<CertifiedKey>>,
+}
 
 impl Slot {
     /// A place that holds `key`.
     pub fn holding(key: CertifiedKey) -> Self {
-        Self(ArcSwapOption::from_pointee(key))
+        Self { key: ArcSwapOption::from_pointee(key), placeholder: None }
+    }
+
+    /// An empty place. Until a certificate comes, `placeholder` is shown where nothing else is for the name.
+    pub fn awaiting(placeholder: CertifiedKey) -> Self {
+        Self { key: ArcSwapOption::empty(), placeholder: Some(Arc::new(placeholder)) }
     }
 
     /// Shows `key` to the handshakes that begin from now on.
     pub fn put(&self, key: Arc<CertifiedKey>) {
-        self.0.store(Some(key));
+        self.key.store(Some(key));
     }
 
     /// What stands in it.
     pub fn get(&self) -> Option<Arc<CertifiedKey>> {
-        self.0.load_full()
+        self.key.load_full()
     }
+}
+
+/// What is known of a certificate that was read from a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// The file of the chain.
+    pub file: PathBuf,
+    /// The names it is for, in lower case.
+    pub names: Vec<String>,
+    /// Unix time from which it is valid.
+    pub not_before: i64,
+    /// Unix time at which it expires.
+    pub not_after: i64,
 }
 
 /// Certificates and the names they are for.
@@ -42,12 +65,19 @@ pub struct CertTable {
     wildcard: HashMap<String, Vec<usize>>,
     /// Things to tell the operator that stop nothing, such as an expired certificate.
     pub(super) warnings: Vec<TlsProblem>,
+    /// What was read from files.
+    pub(super) files: Vec<FileFacts>,
 }
 
 impl CertTable {
     /// Things to tell the operator that stop nothing: an expired or not yet valid certificate.
     pub fn warnings(&self) -> &[TlsProblem] {
         &self.warnings
+    }
+
+    /// What was read from files, in the order of the configuration.
+    pub fn files(&self) -> &[FileFacts] {
+        &self.files
     }
 
     /// Adds a certificate for `names`, in lower case; `*.example.com` is one for any label before it.
@@ -65,10 +95,17 @@ impl CertTable {
         }
     }
 
-    /// The certificates for `name`: by its exact name, else by a wildcard for its last labels, else the first.
-    pub(super) fn candidates(&self, name: Option<&str>) -> &[usize] {
+    /// The certificates for `name`: those for exactly this name, then those by a wildcard for its last labels; where
+    /// there are neither, the first.
+    pub(super) fn candidates(&self, name: Option<&str>) -> impl Iterator<Item = usize> {
         const DEFAULT: &[usize] = &[0];
-        let Some(name) = name else { return DEFAULT };
+        let (exact, wildcard) = name.map_or((&[][..], &[][..]), |name| self.by_name(name));
+        let exact = if exact.is_empty() && wildcard.is_empty() { DEFAULT } else { exact };
+        exact.iter().chain(wildcard).copied()
+    }
+
+    /// Indices by the exact name, and by its wildcard.
+    fn by_name(&self, name: &str) -> (&[usize], &[usize]) {
         let lower;
         let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
             lower = name.to_ascii_lowercase();
@@ -76,23 +113,26 @@ impl CertTable {
         } else {
             name
         };
-        let wildcard = || name.split_once('.').and_then(|(_, rest)| self.wildcard.get(rest));
-        self.exact.get(name).or_else(wildcard).map_or(DEFAULT, Vec::as_slice)
+        let wildcard = name.split_once('.').and_then(|(_, rest)| self.wildcard.get(rest));
+        (self.exact.get(name).map_or(&[], Vec::as_slice), wildcard.map_or(&[], Vec::as_slice))
     }
 }
 
 impl ResolvesServerCert for CertTable {
-    /// One name may have an ECDSA and an RSA certificate: the first that this client can check. `None` only where no
-    /// certificate for the name has come yet.
+    /// One name may have an ECDSA and an RSA certificate: the first that this client can check. A placeholder is for a
+    /// name that nothing else covers.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut fallback = None;
-        for at in self.candidates(hello.server_name()) {
-            let Some(key) = self.slots.get(*at).and_then(|slot| slot.get()) else { continue };
+        let (mut fallback, mut placeholder) = (None, None);
+        for slot in self.candidates(hello.server_name()).filter_map(|at| self.slots.get(at)) {
+            let Some(key) = slot.get() else {
+                placeholder = placeholder.or_else(|| slot.placeholder.clone());
+                continue;
+            };
             if key.key.choose_scheme(hello.signature_schemes()).is_some() {
                 return Some(key);
             }
             fallback.get_or_insert(key);
         }
-        fallback
+        fallback.or(placeholder)
     }
 }

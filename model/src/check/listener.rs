@@ -3,16 +3,23 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use super::acme::Ordered;
 use super::names::Names;
 use super::{Checker, networks};
-use crate::config::{Admin, At, Certificate, Listener};
-use crate::desired::{self, CertificateFiles, ListenerGuard, ListenerTls, Purpose};
+use crate::config::{Acme, Admin, At, Certificate, Listener, ListenerCertificate};
+use crate::desired::{self, CertificateFiles, CertificateSource, ListenerGuard, ListenerTls, Purpose};
 use crate::diagnostic::Diagnostic;
-use crate::literal::{Name, Speaks};
+use crate::literal::{FilePath, Name, Speaks};
 use crate::problems::Span;
 
 impl Checker<'_, '_> {
-    pub(super) fn listeners(&mut self, names: &Names<'_, Listener>, admin: Option<&Admin>) -> Vec<desired::Listener> {
+    pub(super) fn listeners(
+        &mut self,
+        names: &Names<'_, Listener>,
+        admin: Option<&Admin>,
+        acme: Option<&Acme>,
+    ) -> Vec<desired::Listener> {
+        let mut ordered = Ordered::default();
         let mut bound: HashMap<SocketAddr, Span> = HashMap::new();
         if let Some(admin) = admin {
             bound.insert(admin.bind.value.0, admin.bind.span);
@@ -26,23 +33,31 @@ impl Checker<'_, '_> {
                     .help("give one of them another port; routes tell hosts apart, so one listener is often enough");
                 self.problems.add_with(listener.bind.span, "again here", (first, "first here"), diagnostic);
             }
-            ready.push(self.listener(name, listener, names));
+            ready.push(self.listener(name, listener, names, acme, &mut ordered));
         }
         ready
     }
 
-    fn listener(&mut self, name: &At<Name>, listener: &Listener, names: &Names<'_, Listener>) -> desired::Listener {
+    fn listener(
+        &mut self,
+        name: &At<Name>,
+        listener: &Listener,
+        names: &Names<'_, Listener>,
+        acme: Option<&Acme>,
+        ordered: &mut Ordered,
+    ) -> desired::Listener {
         let label = &name.value.0;
         self.places.push((format!("listeners.{label}.bind"), listener.bind.span));
-        let certificates: Vec<CertificateFiles> = listener
+        let certificates: Vec<CertificateSource> = listener
             .certificates
             .iter()
             .flat_map(|many| &many.items)
             .enumerate()
-            .map(|(at, certificate)| self.certificate(certificate, &format!("listeners.{label}.certificates.{at}")))
+            .filter_map(|(at, certificate)| self.listener_certificate(label, at, certificate, acme, ordered))
             .collect();
         // A refused certificate still says that TLS was meant.
-        let tls = !certificates.is_empty() || (listener.certificates.is_some() && listener.damaged);
+        let written = listener.certificates.as_ref().is_some_and(|many| !many.items.is_empty());
+        let tls = written || (listener.certificates.is_some() && listener.damaged);
         if let Some(written) = listener.certificates.as_ref().filter(|_| !tls) {
             let diagnostic =
                 Diagnostic::error("no-certificates", format!("listener \"{label}\" has an empty list of certificates"))
@@ -71,12 +86,54 @@ impl Checker<'_, '_> {
         }
     }
 
+    /// `None` when it is neither files nor names; that has been reported.
+    fn listener_certificate(
+        &mut self,
+        label: &str,
+        at: usize,
+        written: &ListenerCertificate,
+        acme: Option<&Acme>,
+        ordered: &mut Ordered,
+    ) -> Option<CertificateSource> {
+        let key = format!("listeners.{label}.certificates.{at}");
+        let missing = match (&written.cert, &written.key, &written.acme) {
+            (Some(cert), Some(private), None) => {
+                return Some(CertificateSource::Files(self.certificate_files(cert, private, &key)));
+            }
+            (None, None, Some(names)) => {
+                self.places.push((format!("{key}.acme"), names.span));
+                return Some(CertificateSource::Acme(self.acme_names(label, names, acme, ordered)));
+            }
+            (_, _, Some(names)) => {
+                let message = format!("a certificate of listener \"{label}\" is both ordered and read from files");
+                let diagnostic = Diagnostic::error("two-kinds-of-certificate", message)
+                    .help("write {cert: FILE, key: FILE}, or {acme: [NAME]}");
+                self.problems.add(names.span, "files are named too", diagnostic);
+                return None;
+            }
+            // What seems to be missing may only be misspelt.
+            _ if written.damaged => return None,
+            (None, None, None) => "cert",
+            (Some(_), None, None) => "key",
+            (None, Some(_), None) => "cert",
+        };
+        let message = format!("listeners.{label}.certificates[{at}] lacks the key \"{missing}\"");
+        let diagnostic = Diagnostic::error("missing-key", message)
+            .help("write {cert: FILE, key: FILE}, or {acme: [NAME]} to have one ordered");
+        self.problems.add(written.span, format!("\"{missing}\" is missing here"), diagnostic);
+        None
+    }
+
     pub(super) fn certificate(&mut self, certificate: &Certificate, key: &str) -> CertificateFiles {
-        self.places.push((format!("{key}.cert"), certificate.cert.span));
-        self.places.push((format!("{key}.key"), certificate.key.span));
+        self.certificate_files(&certificate.cert, &certificate.key, key)
+    }
+
+    fn certificate_files(&mut self, cert: &At<FilePath>, private: &At<FilePath>, key: &str) -> CertificateFiles {
+        self.places.push((format!("{key}.cert"), cert.span));
+        self.places.push((format!("{key}.key"), private.span));
         CertificateFiles {
-            cert: self.resolve(&certificate.cert.value.0, certificate.cert.span),
-            key: self.resolve(&certificate.key.value.0, certificate.key.span),
+            cert: self.resolve(&cert.value.0, cert.span),
+            key: self.resolve(&private.value.0, private.span),
         }
     }
 

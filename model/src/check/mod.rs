@@ -11,6 +11,7 @@
 //! Literals check themselves (`literal`); keys and types are checked where a section
 //! is declared (`config`). Here is what values mean together.
 
+mod acme;
 mod action;
 mod headers;
 mod listener;
@@ -56,7 +57,7 @@ pub struct Checked {
 /// Where things stand in the configuration, so that a port in use or a missing
 /// certificate is reported with its line.
 ///
-/// Keys: `admin.bind`, `access_log`, `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert` and `….key`,
+/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert` and `….key`,
 /// `access.deny_files.0`, `routes.NAME.access.allow_files.0`, `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`, `services.NAME.versions.NAME.endpoints.0`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Places(BTreeMap<String, Place>);
@@ -140,6 +141,10 @@ impl<'f> Checker<'_, 'f> {
             "admin",
             configs.iter().filter_map(|config| Some((config.admin.as_ref()?, config.admin.as_ref()?.span))),
         );
+        let acme = self.only_one(
+            "acme",
+            configs.iter().filter_map(|config| Some((config.acme.as_ref()?, config.acme.as_ref()?.span))),
+        );
         let client_ip = self.only_one(
             "client_ip",
             configs.iter().filter_map(|config| Some((config.client_ip.as_ref()?, config.client_ip.as_ref()?.span))),
@@ -174,13 +179,20 @@ impl<'f> Checker<'_, 'f> {
         let (routes_ready, used) = self.routes(&routes, &services, &limits, &bounds);
         let path_rules = paths.map(check_paths).unwrap_or_default();
         self.paths_that_never_come(&routes, &routes_ready, &path_rules);
+        let listeners_ready = self.listeners(&listeners, admin, acme);
+        let acme_ready = acme.map(|written| {
+            let mut ready = self.acme(written);
+            self.acme_and_listeners(written, &mut ready, &listeners_ready);
+            ready
+        });
         let ready = Desired {
             generation: desired::Generation::default(),
             admin: admin.map(|admin| {
                 self.places.push(("admin.bind".into(), admin.bind.span));
                 admin.bind.value.0
             }),
-            listeners: self.listeners(&listeners, admin),
+            listeners: listeners_ready,
+            acme: acme_ready,
             client_ip: client_ip.map(check_client_ip).unwrap_or_default(),
             paths: path_rules,
             access: self.access("access", access),

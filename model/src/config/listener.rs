@@ -2,7 +2,7 @@
 
 use super::decode::{At, Many};
 use super::section::section;
-use crate::literal::{Bind, FilePath, HeaderName, Name, Network, Protocol, Size, Time, TlsMin, Whole};
+use crate::literal::{Bind, CertName, FilePath, HeaderName, Name, Network, Protocol, Size, Time, TlsMin, Whole};
 
 section! {
     /// The admin listener.
@@ -20,7 +20,7 @@ section! {
         /// Protocols: `h2`, `http/1.1` with certificates (default: both), `h2c`, `http/1.1` without (default: both).
         pub protocols: Option<Many<At<Protocol>>>,
         /// Certificates, chosen by the name the client asks for: exact, then wildcard, then the first.
-        pub certificates: Option<Many<Certificate>>,
+        pub certificates: Option<Many<ListenerCertificate>>,
         /// The oldest TLS version that is spoken.
         #[schemars(extend("default" = "1.2"))]
         pub tls_min: Option<At<TlsMin>>,
@@ -52,6 +52,19 @@ section! {
         pub cert: At<FilePath>,
         /// PEM file of the private key.
         pub key: At<FilePath>,
+    }
+}
+
+section! {
+    /// A certificate of a listener: two files, or names for which one is ordered. Files are watched, and loaded again
+    /// when they change; what is ordered renews itself.
+    pub struct ListenerCertificate {
+        /// PEM file of the chain, leaf first. Names come from the leaf.
+        pub cert: Option<At<FilePath>>,
+        /// PEM file of the private key.
+        pub key: Option<At<FilePath>>,
+        /// Instead of files: names for which one certificate is ordered as `acme` at the top level says. At most 100.
+        pub acme: Option<Many<At<CertName>>>,
     }
 }
 

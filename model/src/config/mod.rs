@@ -7,14 +7,16 @@
 //!
 //! What values mean together is decided in `check`; defaults are in `desired`.
 
+mod acme;
 pub(crate) mod decode;
 mod listener;
 mod route;
 pub(crate) mod section;
 mod service;
 
+pub use acme::Acme;
 pub use decode::{At, Many, Switch, Table};
-pub use listener::{Admin, Certificate, ClientIp, Listener, ListenerTimeouts, ProxyProtocol};
+pub use listener::{Admin, Certificate, ClientIp, Listener, ListenerCertificate, ListenerTimeouts, ProxyProtocol};
 pub use route::{
     Answer, Cors, HeaderEdits, Issue, Match, MethodSet, Redirect, Rewrite, Route, RouteTimeouts, Shadow, Split,
     ValueMatch,
@@ -56,6 +58,8 @@ section! {
         /// Where JSON access-log lines go: `off`, `stdout` or a file.
         #[schemars(extend("default" = "off"))]
         pub access_log: Option<At<AccessLogTo>>,
+        /// Where certificates are ordered that listeners name by `acme`.
+        pub acme: Option<Acme>,
         /// Bounds that hold for the whole process.
         pub bounds: Option<Bounds>,
     }

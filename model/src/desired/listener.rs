@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::AcmeNames;
+
 /// One socket that visitors reach.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
@@ -80,9 +82,18 @@ impl Default for ListenerGuard {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTls {
     /// Certificates; the first is the default for unknown names.
-    pub certificates: Vec<CertificateFiles>,
+    pub certificates: Vec<CertificateSource>,
     /// Whether TLS 1.2 is refused.
     pub only_tls13: bool,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// From two files.
+    Files(CertificateFiles),
+    /// It is ordered for these names.
+    Acme(AcmeNames),
 }
 
 /// A certificate chain and its key, as PEM files.

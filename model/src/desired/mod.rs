@@ -16,6 +16,7 @@
 //! Files are not read and ports not bound; `compile` and `run` do that, and
 //! report through the same diagnostics.
 
+mod acme;
 mod listener;
 mod route;
 mod service;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use acme::*;
 pub use listener::*;
 pub use route::*;
 pub use service::*;
@@ -52,6 +54,8 @@ pub struct Desired {
     pub admin: Option<SocketAddr>,
     /// Sockets that visitors reach.
     pub listeners: Vec<Listener>,
+    /// How certificates are ordered; `Some` wherever a listener has [`CertificateSource::Acme`].
+    pub acme: Option<Acme>,
     /// How the visitor's address is found behind other proxies.
     pub client_ip: ClientIp,
     /// How paths are brought to one form before anything else looks at them.

@@ -8,6 +8,7 @@
 //!
 //! Names that point at something else are resolved in `check`.
 
+mod acme;
 mod address;
 mod http;
 mod number;
@@ -15,6 +16,7 @@ mod pattern;
 mod time;
 mod word;
 
+pub use acme::{CertName, Contact, DirectoryUrl, LETS_ENCRYPT};
 pub use address::{Bind, EndpointAddress, Network};
 pub use http::{
     ContentType, CookieName, ExpectStatus, FilePath, HeaderName, HeaderValue, Host, JsonPath, Method, Origin,
@@ -24,9 +26,9 @@ pub use number::{Percent, Port, Sample, Size, Whole};
 pub use pattern::{HostMatch, PathMatch, RegexText, Text};
 pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
-    AccessLogTo, BalanceBy, BodyOver, Class, CompareWhat, Comparison, DotSegmentsWord, EscapedSlashesWord, Flag,
-    MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, Target, TlsMin,
-    UpstreamSpeaks, VersionNumber, WeightOf,
+    AccessLogTo, AcmeChallenge, BalanceBy, BodyOver, Class, CompareWhat, Comparison, DotSegmentsWord,
+    EscapedSlashesWord, Flag, MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks,
+    Target, TlsMin, UpstreamSpeaks, VersionNumber, WeightOf,
 };
 
 use serde_json::{Value, json};

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{Literal, TokenKey, Wrong};
-use crate::desired::{Balance, DotSegments, EscapedSlashes, Key, OverCap, Slashes, UpstreamProtocol, Weight};
+use crate::desired::{
+    AcmeChallengeKind, Balance, DotSegments, EscapedSlashes, Key, OverCap, Slashes, UpstreamProtocol, Weight,
+};
 use crate::problems::did_you_mean;
 
 /// Declares a literal that is one of a few words.
@@ -128,6 +130,12 @@ words! {
     /// What happens to escaped slashes.
     EscapedSlashesWord(EscapedSlashes), "a rule for escaped slashes", "bad-path-rule", "string",
     {"keep" => EscapedSlashes::Keep, "refuse" => EscapedSlashes::Refuse, "decode" => EscapedSlashes::Decode}
+}
+
+words! {
+    /// How an authority is shown that a name is ours.
+    AcmeChallenge(AcmeChallengeKind), "a challenge", "bad-challenge", "string",
+    {"http-01" => AcmeChallengeKind::Http01, "tls-alpn-01" => AcmeChallengeKind::TlsAlpn01}
 }
 
 words! {

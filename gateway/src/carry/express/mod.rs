@@ -82,7 +82,10 @@ impl Carrier for Express {
             return self.pingora.carry(stream, exchange).await;
         };
         let answer = match request.normalise(&exchange.snapshot.desired.paths) {
-            Ok(()) => exchange.decide(&request.view(), &self.shared.shadows),
+            Ok(()) => match self.shared.challenges.knock(request.view().path).await {
+                Some(proof) => Some(exchange.prove(proof)),
+                None => exchange.decide(&request.view(), &self.shared.shadows),
+            },
             Err(bad) => Some(Box::new(answer::bad_target(exchange.visitor(&request.headers), bad))),
         };
         exchange.host = request.host.clone();

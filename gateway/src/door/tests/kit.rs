@@ -7,17 +7,19 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
-use tidegate_model::desired::{CertificateFiles, ListenerGuard, ListenerTls, Purpose};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
+use tidegate_model::desired::{CertificateFiles, CertificateSource, ListenerGuard, ListenerTls, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::*;
+use crate::tls::Slots;
 
 /// How long a test waits for what must happen. Reached only when it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,6 +124,7 @@ pub struct Rig {
     pub held: mpsc::Receiver<()>,
     pub release: watch::Sender<bool>,
     pub desired: Desired,
+    pub challenges: Challenges,
     registry: Registry,
 }
 
@@ -148,8 +151,9 @@ pub fn rig(listeners: Vec<Listener>) -> Rig {
     let make = move |_, _| -> Arc<dyn Carrier> {
         Arc::new(Echo { held: held_tx.clone(), release: Mutex::new(released.clone()) })
     };
-    let door = Door::start(WORKERS, metrics, Arc::default(), make).unwrap();
-    let mut rig = Rig { door, held, release, desired: Desired::default(), registry };
+    let challenges = Challenges::new(IntCounter::new("refused", "Refused.").unwrap());
+    let door = Door::start(WORKERS, metrics, Arc::default(), challenges.clone(), make).unwrap();
+    let mut rig = Rig { door, held, release, desired: Desired::default(), challenges, registry };
     rig.apply(listeners);
     rig
 }
@@ -163,7 +167,8 @@ impl Rig {
 
     pub fn apply_desired(&mut self) {
         let listeners = &self.desired.listeners;
-        let tables = listeners.iter().map(|l| l.tls.as_ref().map(|tls| CertTable::load(tls).unwrap())).collect();
+        let table = |tls| CertTable::load(tls, &Slots::default()).unwrap();
+        let tables = listeners.iter().map(|listener| listener.tls.as_ref().map(table)).collect();
         let prepared = self.door.bind(listeners).unwrap();
         self.door.apply(&self.desired, tables, prepared);
     }
@@ -244,15 +249,16 @@ impl Client {
         self.over(ClientConnection::new(client_config(alpn, root), name).unwrap())
     }
 
-    /// Starts TLS with whatever certificate is shown.
-    pub fn tls_to_anyone(self, name: &str) -> Client<Tls> {
+    /// Starts TLS with whatever certificate is shown, and offers `alpn`.
+    pub fn tls_to_anyone(self, name: &str, alpn: &[&str]) -> Client<Tls> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
             .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         self.over(ClientConnection::new(Arc::new(config), name).unwrap())
     }
@@ -346,6 +352,7 @@ pub fn certificate(folder: &Path, stem: &str, names: &[&str]) -> (CertificateFil
 }
 
 pub fn tls_listener(certificates: Vec<CertificateFiles>) -> Listener {
+    let certificates = certificates.into_iter().map(CertificateSource::Files).collect();
     Listener { tls: Some(ListenerTls { certificates, only_tls13: false }), ..listener() }
 }
 
@@ -380,17 +387,16 @@ impl ServerCertVerifier for Anyone {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        match verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms) {
+            // A challenge's certificate has a critical extension (RFC 8737 §3) that only authorities know.
+            Err(rustls::Error::InvalidCertificate(err)) if err != CertificateError::BadSignature => {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+            result => result,
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// A certificate and its key, as rustls takes them.
-pub fn certified(files: &CertificateFiles) -> Arc<CertifiedKey> {
-    let chain = CertificateDer::pem_file_iter(&files.cert).unwrap().collect::<Result<_, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
-    Arc::new(CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).unwrap())
 }

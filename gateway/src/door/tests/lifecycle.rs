@@ -103,7 +103,7 @@ fn certificates_replaced_under_load_fail_no_handshake() {
         move || {
             let mut shown = HashSet::new();
             while !done.load(Ordering::Relaxed) {
-                let mut client = Client::to(address).tls_to_anyone("a.test");
+                let mut client = Client::to(address).tls_to_anyone("a.test", &[]);
                 assert_eq!(client.get("/").status, 200);
                 shown.insert(client.io.conn.peer_certificates().unwrap()[0].to_vec());
                 served.fetch_add(1, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use tidegate_model::desired::{Listener, ListenerGuard};
+use tidegate_model::desired::{AcmeChallengeKind, Listener, ListenerGuard};
 
 use super::super::*;
 use super::kit::*;
@@ -213,16 +213,15 @@ fn a_proxy_header_comes_before_the_handshake_even_in_one_packet_with_it() {
 fn an_acme_authority_is_shown_the_challenge_of_its_name_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (files, root) = certificate(folder.path(), "a", &["a.test"]);
-    let (proof, proof_der) = certificate(folder.path(), "proof", &["a.test"]);
     let rig = rig(vec![tls_listener(vec![files])]);
-    rig.door.challenges().put("a.test", certified(&proof));
+    rig.challenges.pose(AcmeChallengeKind::TlsAlpn01, "a.test", "token.thumb");
 
-    let mut authority = rig.connect().tls("a.test", &["acme-tls/1"], &proof_der);
+    let mut authority = rig.connect().tls_to_anyone("a.test", &["acme-tls/1"]);
     authority.expect_end();
     let mut both = rig.connect().tls("a.test", &["acme-tls/1", "http/1.1"], &root);
     let visitor = both.get("/").status;
-    rig.door.challenges().remove("a.test");
-    let mut late = rig.connect().tls("a.test", &["acme-tls/1"], &proof_der);
+    rig.challenges.withdraw(AcmeChallengeKind::TlsAlpn01, "a.test");
+    let mut late = rig.connect().tls_to_anyone("a.test", &["acme-tls/1"]);
     let refused = std::io::Read::read(&mut late.io, &mut [0]).unwrap_err();
 
     assert_eq!(authority.io.conn.alpn_protocol(), Some(&b"acme-tls/1"[..]));
