@@ -6,6 +6,7 @@
 mod archive;
 mod ask;
 mod bans;
+mod certs;
 mod check;
 mod completions;
 mod demo;
@@ -50,6 +51,7 @@ enum Command {
     Explain(explain::Args),
     Reload(reload::Args),
     Bans(bans::Args),
+    Certs(certs::Args),
     History(history::Args),
     Diff(diff::Args),
     Restore(restore::Args),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Bans(args) => bans::run(args),
+        Command::Certs(args) => certs::run(args),
         Command::History(args) => history::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Restore(args) => restore::run(args),

@@ -150,7 +150,7 @@ routes:
 
 #[test]
 fn help_of_every_command_says_what_it_does_and_shows_examples() {
-    for name in ["check", "explain", "reload", "bans", "history", "diff", "restore", "schema", "completions"] {
+    for name in ["check", "explain", "reload", "bans", "certs", "history", "diff", "restore", "schema", "completions"] {
         let output = command(&[name, "--help"]).output().unwrap();
 
         assert!(stdout(&output).contains("Examples:"), "{name}");
@@ -171,7 +171,7 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&command(&["completions", shell]).output().unwrap());
 
-        for name in ["gateway", "check", "explain", "reload", "bans", "history", "diff", "restore", "top"] {
+        for name in ["gateway", "check", "explain", "reload", "bans", "certs", "history", "diff", "restore", "top"] {
             assert!(script.contains(name), "{shell} doesn't complete {name}");
         }
     }
