@@ -1,5 +1,6 @@
 //! How the gateway must behave, with numbers. `make bench` runs these at full size.
 
+mod acme;
 mod bad_clients;
 mod certificates;
 mod health;

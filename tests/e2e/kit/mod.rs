@@ -8,12 +8,14 @@ pub mod gateway;
 pub mod load;
 pub mod nginx;
 pub mod origin;
+pub mod pebble;
 pub mod ports;
 
 pub use app::App;
 pub use client::{Client, curl, get, request};
 pub use gateway::Gateway;
 pub use origin::{Mood, Origin};
+pub use pebble::{Manner, Pebble};
 
 use std::time::{Duration, Instant};
 
