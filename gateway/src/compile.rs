@@ -29,6 +29,7 @@ use crate::guard::lists::Lists;
 use crate::health::RetryBudget;
 use crate::record::Metrics;
 use crate::snapshot::{ArmEntry, ReadyEdits, RouteEntry, ServiceEntry, ShadowEntry, Snapshot, VersionEntry};
+use crate::tls::ClientPolicies;
 
 /// What a configuration refers to outside itself, read beforehand.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +42,8 @@ pub struct Material {
     pub lists: Lists,
     /// What is known about attackers.
     pub guard: Arc<Guard>,
+    /// Whom listeners ask for a certificate, by name of the listener.
+    pub clients: HashMap<String, Arc<ClientPolicies>>,
 }
 
 /// Builds the snapshot for `desired`.
@@ -63,7 +66,7 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         })
         .collect();
     Snapshot {
-        front: Front::new(&desired, &material.lists),
+        front: Front::new(&desired, &material.lists).with_clients(material.clients.clone()),
         router: Router::build(&desired.routes),
         routes,
         services,

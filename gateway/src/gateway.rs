@@ -129,6 +129,7 @@ impl Gateway {
         self.material.upstream_tls.clone_from(&ready.files.upstream_tls);
         self.material.names.clone_from(&ready.names);
         self.material.lists.clone_from(&ready.lists);
+        self.material.clients.clone_from(&ready.files.tls.clients);
         self.material.guard.apply(desired);
         let previous = self.publisher.current();
         let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);
@@ -220,8 +221,8 @@ impl Gateway {
         for warning in &ready.files.warnings {
             warn!("{}", warning.render(Colour::Off).trim_end());
         }
-        let from_files = ready.files.certificates.iter().flatten().flat_map(CertTable::files).cloned().collect();
-        self.door.apply(desired, ready.files.certificates, ready.doors);
+        let from_files = ready.files.tls.certificates.iter().flatten().flat_map(CertTable::files).cloned().collect();
+        self.door.apply(desired, ready.files.tls, ready.doors);
         self.acme.apply(desired, &ready.slots, from_files);
         self.shadows.set_bytes(desired.bounds.shadow_bytes);
         if let Some(sink) = ready.log {

@@ -13,13 +13,13 @@ use tidegate_model::desired::{CertificateSource, Desired, Listener, Service};
 use tidegate_model::diagnostic::{Diagnostic, Severity};
 
 use crate::carry::UpstreamTlsReady;
-use crate::tls::{CertTable, Slots, TlsProblem};
+use crate::tls::{CertTable, ClientPolicies, Slots, TicketSecret, TlsFiles, TlsProblem};
 
 /// Everything that was read.
 #[derive(Debug)]
 pub struct Files {
-    /// By index of the listener; `Some` where it has TLS.
-    pub certificates: Vec<Option<CertTable>>,
+    /// Those of listeners.
+    pub tls: TlsFiles,
     /// By index of the service; `Some` where it has TLS.
     pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
     /// What was accepted, but will be trouble: an expired certificate.
@@ -34,12 +34,16 @@ pub struct Files {
 /// A diagnostic for each file that can't be used.
 pub fn read(desired: &Desired, places: &Places, slots: &Slots) -> Result<Files, Vec<Diagnostic>> {
     let mut told = Vec::new();
-    let certificates = desired.listeners.iter().map(|listener| table(listener, places, slots, &mut told)).collect();
+    let tls = TlsFiles {
+        certificates: desired.listeners.iter().map(|listener| table(listener, places, slots, &mut told)).collect(),
+        clients: desired.listeners.iter().filter_map(|listener| clients(listener, places, &mut told)).collect(),
+        ticket_secret: desired.tls.ticket_secret.as_deref().and_then(|file| ticket_secret(file, places, &mut told)),
+    };
     let upstream_tls = desired.services.iter().map(|service| upstream(service, places, &mut told)).collect();
     if told.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err(told);
     }
-    Ok(Files { certificates, upstream_tls, warnings: told })
+    Ok(Files { tls, upstream_tls, warnings: told })
 }
 
 fn table(listener: &Listener, places: &Places, slots: &Slots, told: &mut Vec<Diagnostic>) -> Option<CertTable> {
@@ -70,6 +74,47 @@ fn table(listener: &Listener, places: &Places, slots: &Slots, told: &mut Vec<Dia
             None
         }
     }
+}
+
+/// Whom a listener asks for a certificate, with its name.
+fn clients(listener: &Listener, places: &Places, told: &mut Vec<Diagnostic>) -> Option<(String, Arc<ClientPolicies>)> {
+    let tls = listener.tls.as_ref()?;
+    let tell = |severity, problem: &TlsProblem| {
+        let place = tls.clients.iter().enumerate().find_map(|(i, auth)| {
+            let which = if auth.ca == problem.file { "ca" } else { "crl" };
+            let named = auth.ca == problem.file || auth.crl.as_ref() == Some(&problem.file);
+            named.then(|| places.of(&format!("listeners.{}.client_certificates.{i}.{which}", listener.name)))?
+        });
+        let message = format!("listener \"{}\": {}", listener.name, problem.file.display());
+        let diagnostic = match severity {
+            Severity::Error => Diagnostic::error("unusable-authority", message),
+            Severity::Warning => Diagnostic::warning("old-revocations", message),
+        };
+        diagnostic.maybe_at(place, problem.what.clone()).help(problem.help.clone())
+    };
+    let mut warnings = Vec::new();
+    let loaded = ClientPolicies::load(tls, &mut warnings);
+    told.extend(warnings.iter().map(|problem| tell(Severity::Warning, problem)));
+    match loaded {
+        Ok(policies) => Some((listener.name.clone(), Arc::new(policies))),
+        Err(problems) => {
+            told.extend(problems.iter().map(|problem| tell(Severity::Error, problem)));
+            None
+        }
+    }
+}
+
+fn ticket_secret(file: &Path, places: &Places, told: &mut Vec<Diagnostic>) -> Option<TicketSecret> {
+    TicketSecret::load(file)
+        .map_err(|problem| {
+            let message = format!("{} can't be used as ticket secret", problem.file.display());
+            told.push(
+                Diagnostic::error("unusable-secret", message)
+                    .maybe_at(places.of("tls.ticket_secret"), problem.what)
+                    .help(problem.help),
+            );
+        })
+        .ok()
 }
 
 fn upstream(service: &Service, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Arc<UpstreamTlsReady>> {

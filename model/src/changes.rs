@@ -73,6 +73,7 @@ fn things(desired: &Desired) -> Things {
     let whole = vec![
         hidden("admin address", &desired.admin),
         hidden("acme", &desired.acme),
+        hidden("TLS settings", &desired.tls),
         hidden("client_ip", &desired.client_ip),
         hidden("path rules", &desired.paths),
         hidden("access lists", &desired.access),

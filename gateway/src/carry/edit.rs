@@ -95,6 +95,11 @@ pub fn to_endpoint<'a>(
         None => head.remove(&client::X_FORWARDED_HOST),
     }
     head.set(&FORWARDED_LINE, &told.forwarded)?;
+    head.remove(&client::CLIENT_CERT_CHAIN);
+    match &told.client_cert {
+        Some(certificate) => head.set(&client::CLIENT_CERT, certificate)?,
+        None => head.remove(&client::CLIENT_CERT),
+    }
     if !exchange.trace.may_be_forwarded() {
         trace::FIELDS.iter().for_each(|field| head.remove(field));
     }

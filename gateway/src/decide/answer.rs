@@ -56,6 +56,11 @@ pub(super) fn denied(client: IpAddr) -> Answer {
     Answer::text(403, Reason::Denied, client, "403: your address may not use this\n")
 }
 
+pub(super) fn misdirected(client: IpAddr) -> Answer {
+    let sentence = "421: this host asks for another client certificate; connect again under its name\n";
+    Answer::text(421, Reason::Misdirected, client, sentence)
+}
+
 pub(super) fn body_too_large(client: IpAddr) -> Answer {
     Answer::text(413, Reason::BodyTooLarge, client, "413: the request body is larger than this route allows\n")
 }

@@ -30,6 +30,11 @@ pub static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-
 /// The host that was asked for.
 pub static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// The client's certificate (RFC 9440). What a client says there itself is removed.
+pub static CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+/// The rest of its chain. Removed too, and never sent: only the leaf says who somebody is.
+pub static CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+
 /// Finds visitors' addresses. Made once for each snapshot.
 #[derive(Clone, Debug)]
 pub struct ClientFinder {
@@ -50,6 +55,8 @@ pub struct Forwarding {
     pub x_forwarded_host: Option<HeaderValue>,
     /// Forwarded (RFC 7239): what a trusted peer sent, and this hop.
     pub forwarded: HeaderValue,
+    /// Client-Cert (RFC 9440): the certificate that the client of this connection showed. Nobody else's word is taken.
+    pub client_cert: Option<HeaderValue>,
 }
 
 impl ClientFinder {
@@ -135,6 +142,7 @@ pub fn forwarding(headers: &HeaderMap, authority: &str, connection: &Connection,
         x_forwarded_proto: heard(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(own_proto)),
         x_forwarded_host: heard(&X_FORWARDED_HOST).or(host),
         forwarded: appended(trusted, headers, &header::FORWARDED, &hop),
+        client_cert: connection.tls.as_ref().and_then(|tls| tls.client.as_ref()?.header.clone()),
     }
 }
 

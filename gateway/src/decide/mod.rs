@@ -38,6 +38,7 @@ use tidegate_model::time::Timestamp;
 
 use crate::endpoint::Endpoint;
 use crate::snapshot::Snapshot;
+use crate::tls::{ClientIdentity, Ja4, PolicyId};
 use limit::{BucketId, LimitState, Outcome};
 
 pub use client::{Forwarding, forwarding};
@@ -86,6 +87,12 @@ pub struct TlsFacts {
     pub version: &'static str,
     /// Cipher suite.
     pub cipher: &'static str,
+    /// What software the client seems to be.
+    pub ja4: Option<Ja4>,
+    /// Under which rule about client certificates the handshake was made.
+    pub policy: PolicyId,
+    /// Who the client is, where it showed a certificate.
+    pub client: Option<ClientIdentity>,
 }
 
 /// What happens to a request.
@@ -152,6 +159,8 @@ pub enum Reason {
     Banned,
     /// The declared body is longer than the route allows: 413.
     BodyTooLarge,
+    /// The connection was made for a name with other rules about client certificates: 421.
+    Misdirected,
     /// A redirect that a route or listener asks for.
     Redirect,
     /// An answer that a route asks for.
@@ -206,6 +215,9 @@ fn plan(
     }
     if !front.access.admits(client) {
         return Err(answer::denied(client).into());
+    }
+    if front.misdirects(connection, head.host) {
+        return Err(answer::misdirected(client).into());
     }
     if let Some(port) = connection.redirect_to {
         return Err(to_tls(head, client, port).into());

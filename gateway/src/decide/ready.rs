@@ -1,14 +1,19 @@
 //! What `compile` prepares so that deciding needs no look-ups: made once for each snapshot.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use http::Method;
 use rand::Rng;
 use smallvec::SmallVec;
 use tidegate_model::desired::{Desired, Methods, Route, Shadow};
 
+use super::Connection;
 use super::access::AccessList;
 use super::client::ClientFinder;
 use super::cors::CorsReady;
 use crate::guard::lists::Lists;
+use crate::tls::{ClientPolicies, PolicyId};
 
 /// What is asked of every request, before its route is known.
 #[derive(Clone, Debug)]
@@ -17,12 +22,42 @@ pub struct Front {
     pub client: ClientFinder,
     /// The global lists.
     pub access: AccessList,
+    /// Whom listeners ask for a certificate, by name of the listener; an entry for each that has TLS.
+    clients: HashMap<String, Arc<ClientPolicies>>,
+    /// Whether any of them asks anybody.
+    asks: bool,
 }
 
 impl Front {
     /// Prepares the global settings of `desired`, with the files that it names in `lists`.
     pub fn new(desired: &Desired, lists: &Lists) -> Self {
-        Self { client: ClientFinder::new(&desired.client_ip), access: AccessList::new(&desired.access, lists) }
+        Self {
+            client: ClientFinder::new(&desired.client_ip),
+            access: AccessList::new(&desired.access, lists),
+            clients: HashMap::new(),
+            asks: false,
+        }
+    }
+
+    /// The same with rules about client certificates, which were read from files.
+    pub fn with_clients(self, clients: HashMap<String, Arc<ClientPolicies>>) -> Self {
+        let asks = clients.values().any(|policies| !policies.is_empty());
+        Self { clients, asks, ..self }
+    }
+
+    /// Whether a request for `host` must come on another connection: under the name that this one was made for, the
+    /// client wasn't asked for the certificate that `host` requires (RFC 9110 §15.5.20).
+    pub fn misdirects(&self, connection: &Connection, host: &str) -> bool {
+        let Some(tls) = &connection.tls else { return false };
+        if !self.asks && tls.policy.is_open() {
+            return false;
+        }
+        let Some(policies) = self.clients.get(&*connection.listener) else {
+            // The listener is gone, and its rules with it. Whoever came before there were any may go on.
+            return tls.policy != PolicyId::Open;
+        };
+        let required = policies.id(Some(host));
+        !required.is_open() && required != tls.policy
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pingora_core::protocols::tls::SslDigest;
+use rustls::HandshakeKind;
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::StartHandshake;
@@ -16,7 +17,7 @@ use super::refusal::Refusal;
 use super::socket::Socket;
 use super::stream::DoorStream;
 use crate::decide::TlsFacts;
-use crate::tls::{Choice, Front};
+use crate::tls::{Choice, ClientIdentity, Front, Ja4};
 
 /// The first byte of a TLS handshake record (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -51,22 +52,25 @@ pub(super) async fn handshake(
             return None;
         }
     }
-    let hello = match hello(&mut socket).await {
-        Ok(hello) => hello,
+    let (hello, ja4) = match hello(&mut socket).await {
+        Ok(read) => read,
         Err(why) => {
             terms.metrics.handshake(why);
             return None;
         }
     };
-    let (config, authority) = match front.choose(&hello.client_hello()) {
-        Choice::Visitor(config) => (Arc::clone(config), false),
+    let (config, policy) = match front.choose(&hello.client_hello()) {
+        Choice::Visitor(config, policy) => (Arc::clone(config), Some(policy)),
         Choice::Authority(challenges) => {
             let name = hello.client_hello().server_name().map(str::to_owned);
             match challenges.tls(name.as_deref().unwrap_or_default()).await {
-                Some(config) => (config, true),
+                Some(config) => (config, None),
                 // Nothing is pending: a visitor's settings have no protocol in common, which is what the authority is
                 // to be told (RFC 8737 §3).
-                None => (Arc::clone(front.visitors()), false),
+                None => {
+                    let (config, policy) = front.visitor(&hello.client_hello());
+                    (Arc::clone(config), Some(policy))
+                }
             }
         }
     };
@@ -78,24 +82,30 @@ pub(super) async fn handshake(
             return None;
         }
     };
-    if authority {
+    let Some(policy) = policy else {
         terms.metrics.handshake(Handshake::Authority);
         let _ = tls.shutdown().await;
         return None;
-    }
+    };
     terms.metrics.handshake(Handshake::Ok);
     let (_, state) = tls.get_ref();
+    if state.handshake_kind() == Some(HandshakeKind::Resumed) {
+        terms.metrics.resumed.inc();
+    }
     let facts = TlsFacts {
         sni: state.server_name().map(str::to_ascii_lowercase),
         version: state.protocol_version().and_then(|version| version.as_str()).unwrap_or_default(),
         cipher: state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
+        ja4,
+        policy,
+        client: state.peer_certificates().and_then(<[_]>::first).map(ClientIdentity::of),
     };
     let digest = SslDigest::new(facts.cipher, facts.version, None, None, Vec::new());
     Some((Box::new(DoorStream::tls(tls, digest, peer, local)), facts))
 }
 
-/// Reads the ClientHello, which takes all that lies read ahead.
-async fn hello(socket: &mut Socket) -> Result<Accepted, Handshake> {
+/// Reads the ClientHello, which takes all that lies read ahead, and its fingerprint.
+async fn hello(socket: &mut Socket) -> Result<(Accepted, Option<Ja4>), Handshake> {
     let mut acceptor = Acceptor::default();
     let mut fed = 0;
     loop {
@@ -107,8 +117,9 @@ async fn hello(socket: &mut Socket) -> Result<Accepted, Handshake> {
         }
         match acceptor.accept() {
             Ok(Some(hello)) => {
+                let ja4 = Ja4::of(socket.ahead());
                 socket.skip(fed);
-                return Ok(hello);
+                return Ok((hello, ja4));
             }
             Ok(None) if fed > MAX_HELLO => return Err(Handshake::Garbage),
             Ok(None) => {}
@@ -130,8 +141,14 @@ async fn send(mut alert: AcceptedAlert, socket: &mut Socket) -> io::Result<()> {
 }
 
 fn outcome(err: &rustls::Error) -> Handshake {
-    use rustls::Error;
+    use rustls::{CertificateError, Error};
     match err {
+        Error::NoCertificatesPresented => Handshake::NoClientCertificate,
+        Error::InvalidCertificate(CertificateError::Revoked) => Handshake::ClientRevoked,
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Handshake::ClientExpired
+        }
+        Error::InvalidCertificate(_) => Handshake::ClientRefused,
         Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Handshake::Incompatible,
         Error::AlertReceived(_) => Handshake::ClientAlert,
         Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => Handshake::Garbage,

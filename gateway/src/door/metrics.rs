@@ -54,6 +54,14 @@ pub enum Handshake {
     Incompatible,
     /// The client refused us, mostly over the certificate.
     ClientAlert,
+    /// The client showed no certificate where one is required.
+    NoClientCertificate,
+    /// The client's certificate is revoked.
+    ClientRevoked,
+    /// The client's certificate is out of date.
+    ClientExpired,
+    /// The client's certificate isn't one that the listener accepts.
+    ClientRefused,
     /// An ACME authority looked at a challenge's certificate (TLS-ALPN-01).
     Authority,
     /// Anything else.
@@ -61,7 +69,7 @@ pub enum Handshake {
 }
 
 impl Handshake {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Ok,
         Self::Late,
         Self::Closed,
@@ -69,6 +77,10 @@ impl Handshake {
         Self::Garbage,
         Self::Incompatible,
         Self::ClientAlert,
+        Self::NoClientCertificate,
+        Self::ClientRevoked,
+        Self::ClientExpired,
+        Self::ClientRefused,
         Self::Authority,
         Self::Failed,
     ];
@@ -82,6 +94,10 @@ impl Handshake {
             Self::Garbage => "garbage",
             Self::Incompatible => "incompatible",
             Self::ClientAlert => "client_alert",
+            Self::NoClientCertificate => "client_certificate_missing",
+            Self::ClientRevoked => "client_certificate_revoked",
+            Self::ClientExpired => "client_certificate_expired",
+            Self::ClientRefused => "client_certificate_refused",
             Self::Authority => "acme_challenge",
             Self::Failed => "failed",
         }
@@ -95,6 +111,7 @@ pub struct DoorMetrics {
     total: IntCounterVec,
     turned: IntCounterVec,
     handshakes: IntCounterVec,
+    resumed: IntCounterVec,
     refused: IntCounterVec,
 }
 
@@ -122,6 +139,11 @@ impl DoorMetrics {
                 &["listener", "reason"],
             )?,
             handshakes: counters("tidegate_tls_handshakes_total", "TLS handshakes.", &["listener", "result"])?,
+            resumed: counters(
+                "tidegate_tls_resumed_total",
+                "TLS handshakes that went on with an earlier session; among those with result ok.",
+                &["listener"],
+            )?,
             refused: counters(
                 "tidegate_requests_refused_total",
                 "Requests refused for breaking a rule of HTTP/1 or a bound.",
@@ -137,6 +159,7 @@ impl DoorMetrics {
             total: self.total.with_label_values(&[name]),
             turned: Turned::ALL.map(|why| self.turned.with_label_values(&[name, why.label()])),
             handshakes: Handshake::ALL.map(|result| self.handshakes.with_label_values(&[name, result.label()])),
+            resumed: self.resumed.with_label_values(&[name]),
             refused: Refusal::ALL.map(|why| self.refused.with_label_values(&[name, why.label()])),
         }
     }
@@ -149,6 +172,8 @@ pub struct ListenerMetrics {
     pub open: IntGauge,
     /// Connections accepted.
     pub total: IntCounter,
+    /// Handshakes that went on with an earlier session.
+    pub resumed: IntCounter,
     turned: [IntCounter; Turned::ALL.len()],
     handshakes: [IntCounter; Handshake::ALL.len()],
     refused: [IntCounter; Refusal::ALL.len()],

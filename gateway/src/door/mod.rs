@@ -46,7 +46,7 @@ use tracing::{error, info};
 use crate::acme::Challenges;
 use crate::decide::Connection;
 use crate::guard::Guard;
-use crate::tls::{CertTable, Front, TlsShape, TlsShared};
+use crate::tls::{Front, TlsFiles, TlsShape, TlsShared};
 use census::Room;
 pub use listener::BindError;
 use listener::{AddressKey, Open, Terms};
@@ -125,8 +125,7 @@ impl Door {
         let workers = (0..workers.clamp(1, MAX_WORKERS))
             .map(|n| Worker::start(n, cores.get(n).copied(), Arc::clone(&house), Arc::clone(&make)))
             .collect::<std::io::Result<_>>()?;
-        let tls = TlsShared::new(challenges).map_err(std::io::Error::other)?;
-        Ok(Self { house, workers, open: HashMap::new(), metrics, tls })
+        Ok(Self { house, workers, open: HashMap::new(), metrics, tls: TlsShared::new(challenges) })
     }
 
     /// Binds what `listeners` need beyond what is open, and changes nothing yet.
@@ -157,12 +156,15 @@ impl Door {
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }
     }
 
-    /// Serves as `desired` says from now on. `certificates` has an entry for each listener, in
-    /// order, which is `Some` where it has TLS; `prepared` is what [`Door::bind`] returned for the same listeners.
+    /// Serves as `desired` says from now on. `tls` is what its listeners' files hold; `prepared` is what [`Door::bind`]
+    /// returned for the same listeners.
     ///
     /// Connections that are open keep the terms they came under.
-    pub fn apply(&mut self, desired: &Desired, certificates: Vec<Option<CertTable>>, mut prepared: Prepared) {
-        assert_eq!(certificates.len(), desired.listeners.len(), "invariant: one entry for each listener");
+    pub fn apply(&mut self, desired: &Desired, tls: TlsFiles, mut prepared: Prepared) {
+        assert_eq!(tls.certificates.len(), desired.listeners.len(), "invariant: one entry for each listener");
+        self.tls.set_ticket_secret(tls.ticket_secret);
+        let clients = desired.listeners.iter().map(|listener| tls.clients.get(&listener.name).cloned());
+        let certificates: Vec<_> = tls.certificates.into_iter().zip(clients).collect();
         self.house.room.store(Arc::new(room(desired)));
         let keys: Vec<_> = desired.listeners.iter().map(AddressKey::of).collect();
         self.open.retain(|key, open| {
@@ -173,10 +175,10 @@ impl Door {
             }
             stays
         });
-        for ((listener, key), table) in desired.listeners.iter().zip(keys).zip(certificates) {
+        for ((listener, key), (table, clients)) in desired.listeners.iter().zip(keys).zip(certificates) {
             let tls = listener.tls.as_ref().zip(table).map(|(tls, table)| {
                 let shape = TlsShape { only_tls13: tls.only_tls13, http1: listener.http1, http2: listener.http2 };
-                Front::new(&self.tls, shape, table)
+                Front::new(&mut self.tls, shape, table, clients.unwrap_or_default())
             });
             let bans = Arc::clone(&self.house.guard.bans);
             let terms = Terms::new(listener, tls, self.metrics.listener(&listener.name), bans);
@@ -192,6 +194,7 @@ impl Door {
                 error!(listener = listener.name, "listener was not bound before it was applied");
             }
         }
+        self.tls.forget_unused();
     }
 
     fn open_up(&self, open: &Open, sockets: Vec<socket2::Socket>) {

@@ -73,12 +73,13 @@ fn code_slot(status: u16) -> usize {
 }
 
 /// Every [`Reason`], in the order of its discriminants.
-pub(super) const REASONS: [Reason; 16] = [
+pub(super) const REASONS: [Reason; 17] = [
     Reason::NoRoute,
     Reason::Denied,
     Reason::Limited,
     Reason::Banned,
     Reason::BodyTooLarge,
+    Reason::Misdirected,
     Reason::Redirect,
     Reason::Fixed,
     Reason::Preflight,
@@ -100,6 +101,7 @@ pub fn reason_label(reason: Reason) -> &'static str {
         Reason::Limited => "limited",
         Reason::Banned => "banned",
         Reason::BodyTooLarge => "body_too_large",
+        Reason::Misdirected => "misdirected",
         Reason::Redirect => "redirect",
         Reason::Fixed => "fixed",
         Reason::Preflight => "preflight",

@@ -16,6 +16,7 @@ use tidegate_model::desired::Generation;
 use super::handles::reason_label;
 use crate::decide::{Reason, TlsFacts};
 use crate::endpoint::Target;
+use crate::tls::Ja4;
 
 /// Bytes of one text in a line. A longer one is cut and ends with `…`.
 const FIELD_BYTES: usize = 4_096;
@@ -106,6 +107,8 @@ impl Entry<'_> {
         number(out, "generation", self.generation.0);
         maybe(out, "tls_version", self.tls.map(|tls| tls.version));
         maybe(out, "sni", self.tls.and_then(|tls| tls.sni.as_deref()));
+        maybe(out, "ja4", self.tls.and_then(|tls| tls.ja4.as_ref()).map(Ja4::as_str));
+        maybe(out, "client_subject", self.tls.and_then(|tls| tls.client.as_ref()).map(|client| &*client.subject));
         out.extend_from_slice(b"}\n");
     }
 }
@@ -253,7 +256,7 @@ pub(super) mod tests {
 
     #[test]
     fn line_holds_every_field_in_one_order() {
-        insta::assert_snapshot!(line(&entry()).trim_end(), @r#"{"time":"2026-11-22T20:00:00.042Z","id":"5e0e","client":"203.0.113.9","peer":"10.0.0.1:40001","method":"GET","host":"shop.example.com","path":"/cart","query":"a=1","protocol":"HTTP/2","status":200,"reason":null,"route":"shop","version":"shop/v1","endpoint":"127.0.0.1:9001","attempts":1,"bytes_in":0,"bytes_out":512,"duration_ms":3.042,"upstream_ttfb_ms":2.900,"user_agent":"curl/8","referer":null,"trace_id":null,"generation":7,"tls_version":null,"sni":null}"#);
+        insta::assert_snapshot!(line(&entry()).trim_end(), @r#"{"time":"2026-11-22T20:00:00.042Z","id":"5e0e","client":"203.0.113.9","peer":"10.0.0.1:40001","method":"GET","host":"shop.example.com","path":"/cart","query":"a=1","protocol":"HTTP/2","status":200,"reason":null,"route":"shop","version":"shop/v1","endpoint":"127.0.0.1:9001","attempts":1,"bytes_in":0,"bytes_out":512,"duration_ms":3.042,"upstream_ttfb_ms":2.900,"user_agent":"curl/8","referer":null,"trace_id":null,"generation":7,"tls_version":null,"sni":null,"ja4":null,"client_subject":null}"#);
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub fn references(desired: &Desired) -> Vec<PathBuf> {
     let listeners = desired.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let upstreams = desired.services.iter().filter_map(|service| service.tls.as_ref());
     // What is ordered is looked after in `acme`: a renewal is no new generation.
-    let files = listeners.flat_map(|tls| &tls.certificates).filter_map(|source| match source {
+    let files = listeners.clone().flat_map(|tls| &tls.certificates).filter_map(|source| match source {
         CertificateSource::Files(files) => Some(files),
         CertificateSource::Acme(_) => None,
     });
@@ -115,6 +115,9 @@ pub fn references(desired: &Desired) -> Vec<PathBuf> {
     paths.extend(upstreams.filter_map(|tls| tls.ca.clone()));
     paths.extend(lists::files(desired));
     paths.extend(desired.acme.as_ref().and_then(|acme| acme.ca.clone()));
+    let clients = listeners.flat_map(|tls| &tls.clients);
+    paths.extend(clients.flat_map(|auth| [Some(auth.ca.clone()), auth.crl.clone()]).flatten());
+    paths.extend(desired.tls.ticket_secret.clone());
     paths.into_iter().collect()
 }
 

@@ -1,15 +1,19 @@
 //! TLS settings for listeners: versions, application protocols, session resumption.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::{ConfigBuilder, ServerConfig, SupportedProtocolVersion, WantsVerifier};
 
+use super::TicketSecret;
+use super::clients::ClientPolicy;
+use super::tickets::{TicketKeys, Ticketer};
 use crate::acme::Challenges;
 
-/// TLS 1.2 sessions without tickets that are remembered. Beyond it the oldest is forgotten and
-/// its client makes a full handshake.
+/// TLS 1.2 sessions without tickets that are remembered, for each rule about client certificates. Beyond it the oldest
+/// is forgotten and its client makes a full handshake.
 const SESSIONS: usize = 4_096;
 
 /// The provider, named rather than taken from the process: Pingora installs another one.
@@ -33,20 +37,36 @@ pub struct TlsShape {
 /// session wherever it comes back.
 #[derive(Debug)]
 pub struct TlsShared {
-    ticketer: Arc<dyn ProducesTickets>,
-    sessions: Arc<dyn StoresServerSessions>,
+    keys: Arc<TicketKeys>,
+    /// By what a rule about client certificates holds: no session goes from one to another.
+    sessions: HashMap<[u8; 32], Sessions>,
     challenges: Challenges,
+}
+
+/// Where sessions of one kind are kept.
+#[derive(Debug)]
+struct Sessions {
+    ticketer: Arc<Ticketer>,
+    cache: Arc<ServerSessionMemoryCache>,
 }
 
 impl TlsShared {
     /// Fresh ticket keys, which rotate by themselves. `challenges` knows what ACME authorities are shown.
-    ///
-    /// # Errors
-    ///
-    /// When the system has no randomness to give.
-    pub fn new(challenges: Challenges) -> Result<Self, rustls::Error> {
-        let (ticketer, sessions) = (aws_lc_rs::Ticketer::new()?, ServerSessionMemoryCache::new(SESSIONS));
-        Ok(Self { ticketer, sessions, challenges })
+    pub fn new(challenges: Challenges) -> Self {
+        Self { keys: Arc::default(), sessions: HashMap::new(), challenges }
+    }
+
+    /// Makes the ticket keys from `secret` from now on, or from nothing but chance.
+    pub fn set_ticket_secret(&mut self, secret: Option<TicketSecret>) {
+        if self.keys.secret() != secret.as_ref() {
+            self.keys = Arc::new(TicketKeys::new(secret));
+            self.sessions.clear();
+        }
+    }
+
+    /// Forgets the sessions of rules that nobody uses any more.
+    pub fn forget_unused(&mut self) {
+        self.sessions.retain(|_, sessions| Arc::strong_count(&sessions.ticketer) > 1);
     }
 
     /// What ACME authorities are shown.
@@ -54,16 +74,32 @@ impl TlsShared {
         &self.challenges
     }
 
-    /// Settings of a visitor's handshake.
-    pub(super) fn visitors(&self, shape: TlsShape, resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
+    /// Settings of a visitor's handshake, under a rule about client certificates.
+    pub(super) fn visitors(
+        &mut self,
+        shape: TlsShape,
+        resolver: Arc<dyn ResolvesServerCert>,
+        policy: Option<&ClientPolicy>,
+    ) -> Arc<ServerConfig> {
         let versions: &[_] = if shape.only_tls13 {
             &[&rustls::version::TLS13]
         } else {
             &[&rustls::version::TLS13, &rustls::version::TLS12]
         };
-        let mut config = builder(versions).with_no_client_auth().with_cert_resolver(resolver);
-        config.ticketer = Arc::clone(&self.ticketer);
-        config.session_storage = Arc::clone(&self.sessions);
+        let config = builder(versions);
+        let config = match policy {
+            Some(policy) => config.with_client_cert_verifier(Arc::clone(&policy.verifier)),
+            None => config.with_no_client_auth(),
+        };
+        let mut config = config.with_cert_resolver(resolver);
+        let kind = policy.map_or([0; 32], |policy| policy.contents);
+        let sessions = self.sessions.entry(kind).or_insert_with(|| Sessions {
+            ticketer: Arc::new(Ticketer::new(Arc::clone(&self.keys), kind)),
+            cache: ServerSessionMemoryCache::new(SESSIONS),
+        });
+        config.ticketer = Arc::clone(&sessions.ticketer) as _;
+        config.session_storage = Arc::clone(&sessions.cache) as _;
+        config.ignore_client_order = true;
         if shape.http2 {
             config.alpn_protocols.push(b"h2".to_vec());
         }

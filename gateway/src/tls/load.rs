@@ -69,8 +69,7 @@ impl CertTable {
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| {
             problem(file, "the first certificate is no X.509 certificate", "`openssl x509 -in FILE -text` shows one")
         })?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = unix_now();
         let validity = leaf.validity();
         if validity.not_after.timestamp() < now {
             let what = format!("the certificate expired on {}", validity.not_after);
@@ -151,7 +150,7 @@ fn certify(
     }
 }
 
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+pub(super) fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
     let pem = read(file)?;
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|err| not_pem(file, &err))?;
@@ -183,11 +182,17 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     })
 }
 
+/// Seconds since 1970, as certificates count.
+pub(super) fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
 fn holds(pem: &[u8], text: &str) -> bool {
     pem.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-fn not_pem(file: &Path, err: &pem::Error) -> TlsProblem {
+pub(super) fn not_pem(file: &Path, err: &pem::Error) -> TlsProblem {
     let what = match err {
         pem::Error::MissingSectionEnd { .. } => "the file is cut off: a section has no end".to_owned(),
         pem::Error::Base64Decode(_) => "the text between BEGIN and END is no base64".to_owned(),
@@ -196,7 +201,7 @@ fn not_pem(file: &Path, err: &pem::Error) -> TlsProblem {
     problem(file, what, "write the file again, as PEM")
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsProblem> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, TlsProblem> {
     let unreadable = |err: std::io::Error| {
         let help = match err.kind() {
             std::io::ErrorKind::NotFound => "check the path; it is relative to the configuration file",
@@ -212,6 +217,6 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsProblem> {
     fs::read(file).map_err(unreadable)
 }
 
-fn problem(file: &Path, what: impl Into<String>, help: &str) -> TlsProblem {
+pub(super) fn problem(file: &Path, what: impl Into<String>, help: &str) -> TlsProblem {
     TlsProblem { file: file.to_owned(), what: what.into(), help: help.to_owned() }
 }

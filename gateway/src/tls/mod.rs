@@ -12,21 +12,42 @@
 //!
 //! TLS towards endpoints is `carry`'s.
 
+mod clients;
 mod config;
 mod front;
+mod identity;
+mod ja4;
 mod load;
 mod placeholder;
 mod table;
+mod tickets;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+pub use clients::{ClientPolicies, PolicyId};
 pub(crate) use config::provider;
 pub use config::{TlsShape, TlsShared};
 pub use front::{Choice, Front};
+pub use identity::ClientIdentity;
+pub use ja4::Ja4;
 pub(crate) use load::certify_pem;
 pub use placeholder::{Slots, placeholder, self_signed};
 pub use table::{CertTable, FileFacts, Slot};
+pub use tickets::TicketSecret;
+
+/// What the files of all listeners hold.
+#[derive(Debug, Default)]
+pub struct TlsFiles {
+    /// Certificates by index of the listener; `Some` where it has TLS.
+    pub certificates: Vec<Option<CertTable>>,
+    /// Whom listeners ask for a certificate, by name of the listener; an entry for each that has TLS.
+    pub clients: HashMap<String, Arc<ClientPolicies>>,
+    /// What ticket keys are made from.
+    pub ticket_secret: Option<TicketSecret>,
+}
 
 /// Something wrong with a certificate or key file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ fn made(folder: &Path, stem: &str, names: &[&str]) -> CertificateFiles {
 
 fn load(certificates: Vec<CertificateFiles>) -> Result<CertTable, Vec<TlsProblem>> {
     let certificates = certificates.into_iter().map(CertificateSource::Files).collect();
-    CertTable::load(&ListenerTls { certificates, only_tls13: false }, &Slots::default())
+    CertTable::load(&ListenerTls { certificates, only_tls13: false, clients: Vec::new() }, &Slots::default())
 }
 
 fn all(table: &CertTable, name: &str) -> Vec<usize> {

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use super::acme::Ordered;
 use super::names::Names;
 use super::{Checker, networks};
-use crate::config::{Acme, Admin, At, Certificate, Listener, ListenerCertificate};
-use crate::desired::{self, CertificateFiles, CertificateSource, ListenerGuard, ListenerTls, Purpose};
+use crate::config::{Acme, Admin, At, Certificate, ClientCertificates, Listener, ListenerCertificate, TlsSettings};
+use crate::desired::{
+    self, CertificateFiles, CertificateSource, ClientAuth, ClientVerify, HostPattern, ListenerGuard, ListenerTls,
+    Purpose,
+};
 use crate::diagnostic::Diagnostic;
 use crate::literal::{FilePath, Name, Speaks};
 use crate::problems::Span;
@@ -35,7 +38,27 @@ impl Checker<'_, '_> {
             }
             ready.push(self.listener(name, listener, names, acme, &mut ordered));
         }
+        self.unguarded(names, &ready);
         ready
+    }
+
+    /// Warns of a listener by which requests come past the rules about client certificates of another.
+    fn unguarded(&mut self, names: &Names<'_, Listener>, ready: &[desired::Listener]) {
+        let asks = |listener: &&desired::Listener| listener.tls.as_ref().is_some_and(|tls| !tls.clients.is_empty());
+        let Some(guarded) = ready.iter().find(asks) else { return };
+        for (name, listener) in names.entries() {
+            let Some(listener) = listener else { continue };
+            if listener.redirect_to.is_some() || listener.client_certificates.is_some() {
+                continue;
+            }
+            let message = format!(
+                "listener \"{}\" asks for client certificates, and listener \"{}\" routes the same hosts without",
+                guarded.name, name.value.0
+            );
+            let diagnostic = Diagnostic::warning("no-client-certificates", message)
+                .help("add client_certificates or redirect_to here, or bind it where visitors can't reach it");
+            self.problems.add(listener.bind.span, "clients come in here without a certificate", diagnostic);
+        }
     }
 
     fn listener(
@@ -72,13 +95,22 @@ impl Checker<'_, '_> {
             .help("add certificates, or remove this key");
             self.problems.add(oldest.span, "this listener doesn't speak TLS", diagnostic);
         }
+        if let Some(clients) = listener.client_certificates.as_ref().filter(|_| !tls && !listener.damaged) {
+            let diagnostic = Diagnostic::error(
+                "tls-on-plain-listener",
+                format!("listener \"{label}\" asks for client certificates but has none itself"),
+            )
+            .help("add certificates, or remove this key");
+            self.problems.add(clients.span, "this listener doesn't speak TLS", diagnostic);
+        }
+        let clients = self.clients(label, listener);
         let (http1, http2) = self.protocols(label, listener, tls);
         let only_tls13 = listener.tls_min.as_ref().is_some_and(|oldest| oldest.value.0);
         desired::Listener {
             name: label.clone(),
             bind: listener.bind.value.0,
             purpose: self.purpose(label, listener, names),
-            tls: tls.then_some(ListenerTls { certificates, only_tls13 }),
+            tls: tls.then_some(ListenerTls { certificates, only_tls13, clients }),
             http1,
             http2,
             proxy_protocol: networks(listener.proxy_protocol.as_ref().map(|proxy| &proxy.from)),
@@ -134,6 +166,53 @@ impl Checker<'_, '_> {
         CertificateFiles {
             cert: self.resolve(&cert.value.0, cert.span),
             key: self.resolve(&private.value.0, private.span),
+        }
+    }
+
+    /// Who must show a certificate. A name that stands in two entries is reported.
+    fn clients(&mut self, label: &str, listener: &Listener) -> Vec<ClientAuth> {
+        let mut seen: HashMap<Option<HostPattern>, Span> = HashMap::new();
+        let mut ready = Vec::new();
+        for (at, written) in listener.client_certificates.iter().flat_map(|many| &many.items).enumerate() {
+            let names: Vec<_> = match &written.r#for {
+                None => vec![(None, written.span)],
+                Some(many) => many.items.iter().map(|name| (name.value.0.clone(), name.span)).collect(),
+            };
+            for (name, span) in &names {
+                let Some(first) = seen.insert(name.clone(), *span) else { continue };
+                let what = match name {
+                    Some(HostPattern::Exact(host)) => format!("\"{host}\""),
+                    Some(HostPattern::Wildcard(host)) => format!("\"*.{host}\""),
+                    None => "every other name".into(),
+                };
+                let message = format!("listener \"{label}\" has two rules about client certificates for {what}");
+                let diagnostic = Diagnostic::error("duplicate-name", message).help("keep one of them");
+                self.problems.add_with(*span, "again here", (first, "first here"), diagnostic);
+            }
+            let names = names.into_iter().map(|(name, _)| name).collect();
+            ready.push(self.client_auth(written, names, &format!("listeners.{label}.client_certificates.{at}")));
+        }
+        ready
+    }
+
+    pub(super) fn tls_settings(&mut self, written: &TlsSettings) -> desired::TlsSettings {
+        let ticket_secret = written.ticket_secret.as_ref().map(|file| {
+            self.places.push(("tls.ticket_secret".into(), file.span));
+            self.resolve(&file.value.0, file.span)
+        });
+        desired::TlsSettings { ticket_secret }
+    }
+
+    fn client_auth(&mut self, written: &ClientCertificates, names: Vec<Option<HostPattern>>, key: &str) -> ClientAuth {
+        self.places.push((format!("{key}.ca"), written.ca.span));
+        if let Some(crl) = &written.crl {
+            self.places.push((format!("{key}.crl"), crl.span));
+        }
+        ClientAuth {
+            names,
+            ca: self.resolve(&written.ca.value.0, written.ca.span),
+            verify: written.verify.as_ref().map_or(ClientVerify::Require, |verify| verify.value.0),
+            crl: written.crl.as_ref().map(|crl| self.resolve(&crl.value.0, crl.span)),
         }
     }
 

@@ -57,8 +57,11 @@ pub struct Checked {
 /// Where things stand in the configuration, so that a port in use or a missing
 /// certificate is reported with its line.
 ///
-/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert` and `….key`,
-/// `access.deny_files.0`, `routes.NAME.access.allow_files.0`, `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`, `services.NAME.versions.NAME.endpoints.0`.
+/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `tls.ticket_secret`,
+/// `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert`
+/// and `….key`, `listeners.NAME.client_certificates.0.ca` and `….crl`, `access.deny_files.0`,
+/// `routes.NAME.access.allow_files.0`, `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`,
+/// `services.NAME.versions.NAME.endpoints.0`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Places(BTreeMap<String, Place>);
 
@@ -145,6 +148,10 @@ impl<'f> Checker<'_, 'f> {
             "acme",
             configs.iter().filter_map(|config| Some((config.acme.as_ref()?, config.acme.as_ref()?.span))),
         );
+        let tls = self.only_one(
+            "tls",
+            configs.iter().filter_map(|config| Some((config.tls.as_ref()?, config.tls.as_ref()?.span))),
+        );
         let client_ip = self.only_one(
             "client_ip",
             configs.iter().filter_map(|config| Some((config.client_ip.as_ref()?, config.client_ip.as_ref()?.span))),
@@ -193,6 +200,7 @@ impl<'f> Checker<'_, 'f> {
             }),
             listeners: listeners_ready,
             acme: acme_ready,
+            tls: tls.map(|tls| self.tls_settings(tls)).unwrap_or_default(),
             client_ip: client_ip.map(check_client_ip).unwrap_or_default(),
             paths: path_rules,
             access: self.access("access", access),

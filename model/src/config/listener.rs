@@ -2,7 +2,9 @@
 
 use super::decode::{At, Many};
 use super::section::section;
-use crate::literal::{Bind, CertName, FilePath, HeaderName, Name, Network, Protocol, Size, Time, TlsMin, Whole};
+use crate::literal::{
+    Bind, CertName, FilePath, HeaderName, HostMatch, Name, Network, Protocol, Size, Time, TlsMin, VerifyClient, Whole,
+};
 
 section! {
     /// The admin listener.
@@ -21,6 +23,8 @@ section! {
         pub protocols: Option<Many<At<Protocol>>>,
         /// Certificates, chosen by the name the client asks for: exact, then wildcard, then the first.
         pub certificates: Option<Many<ListenerCertificate>>,
+        /// Client certificates that are asked for, by the name the client asks for. Left out: none.
+        pub client_certificates: Option<Many<ClientCertificates>>,
         /// The oldest TLS version that is spoken.
         #[schemars(extend("default" = "1.2"))]
         pub tls_min: Option<At<TlsMin>>,
@@ -69,6 +73,25 @@ section! {
 }
 
 section! {
+    /// Asks clients for a certificate, and checks it. All files are watched, and loaded again when they change.
+    ///
+    /// A request for a host with other demands than those of the name its connection asked for is answered 421.
+    /// Endpoints get the certificate in the header `Client-Cert` (RFC 9440), which is removed from what clients send.
+    pub struct ClientCertificates {
+        /// Names that it holds for: a host or `*.example.com`; the most specific entry wins. Left out: every name
+        /// without an entry of its own, and clients that ask for none.
+        pub r#for: Option<Many<At<HostMatch>>>,
+        /// PEM file of the authorities whose certificates are accepted.
+        pub ca: At<FilePath>,
+        /// `require`: no handshake without a certificate. `ask`: one may be left out, but not be wrong.
+        #[schemars(extend("default" = "require"))]
+        pub verify: Option<At<VerifyClient>>,
+        /// PEM file of revocation lists: one of each authority in the chain, or its certificates are refused.
+        pub crl: Option<At<FilePath>>,
+    }
+}
+
+section! {
     /// PROXY protocol in front of a listener.
     pub struct ProxyProtocol {
         /// Networks of the proxies that send it. A connection from one of them must begin with a PROXY header.
@@ -91,6 +114,15 @@ section! {
         /// Between two reads of a request body.
         #[schemars(extend("default" = "30s"))]
         pub body: Option<At<Time>>,
+    }
+}
+
+section! {
+    /// TLS settings that all listeners share.
+    pub struct TlsSettings {
+        /// File of 32 random bytes or more, from which the keys of session tickets are made. Gateways with the same
+        /// file resume each other's sessions, also after a restart. Left out: keys that only this process knows.
+        pub ticket_secret: Option<At<FilePath>>,
     }
 }
 

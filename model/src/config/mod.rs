@@ -16,7 +16,10 @@ mod service;
 
 pub use acme::Acme;
 pub use decode::{At, Many, Switch, Table};
-pub use listener::{Admin, Certificate, ClientIp, Listener, ListenerCertificate, ListenerTimeouts, ProxyProtocol};
+pub use listener::{
+    Admin, Certificate, ClientCertificates, ClientIp, Listener, ListenerCertificate, ListenerTimeouts, ProxyProtocol,
+    TlsSettings,
+};
 pub use route::{
     Answer, Cors, HeaderEdits, Issue, Match, MethodSet, Redirect, Rewrite, Route, RouteTimeouts, Shadow, Split,
     ValueMatch,
@@ -40,6 +43,8 @@ section! {
         /// Sockets that visitors reach, by name.
         #[schemars(default)]
         pub listeners: Table<Name, Listener>,
+        /// TLS settings that all listeners share.
+        pub tls: Option<TlsSettings>,
         /// How the visitor's address is found behind other proxies.
         pub client_ip: Option<ClientIp>,
         /// How paths are brought to one form before anything else looks at them. Endpoints get the same form.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::AcmeNames;
+use super::{AcmeNames, HostPattern};
 
 /// One socket that visitors reach.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +85,37 @@ pub struct ListenerTls {
     pub certificates: Vec<CertificateSource>,
     /// Whether TLS 1.2 is refused.
     pub only_tls13: bool,
+    /// Which clients must show a certificate. No name stands in two of them.
+    pub clients: Vec<ClientAuth>,
+}
+
+/// Asks clients for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// Names that it holds for; `None` is every name without an entry of its own, and no name at all.
+    pub names: Vec<Option<HostPattern>>,
+    /// Authorities whose certificates are accepted.
+    pub ca: PathBuf,
+    /// Whether the certificate may be left out.
+    pub verify: ClientVerify,
+    /// Revocation lists.
+    pub crl: Option<PathBuf>,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientVerify {
+    /// It must.
+    Require,
+    /// It may. A wrong one is refused all the same.
+    Ask,
+}
+
+/// TLS settings that all listeners share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// What the keys of session tickets are made from; `None`: from chance.
+    pub ticket_secret: Option<PathBuf>,
 }
 
 /// Where a certificate comes from.

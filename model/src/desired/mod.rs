@@ -56,6 +56,8 @@ pub struct Desired {
     pub listeners: Vec<Listener>,
     /// How certificates are ordered; `Some` wherever a listener has [`CertificateSource::Acme`].
     pub acme: Option<Acme>,
+    /// TLS settings that all listeners share.
+    pub tls: TlsSettings,
     /// How the visitor's address is found behind other proxies.
     pub client_ip: ClientIp,
     /// How paths are brought to one form before anything else looks at them.

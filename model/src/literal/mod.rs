@@ -28,7 +28,7 @@ pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
     AccessLogTo, AcmeChallenge, BalanceBy, BodyOver, Class, CompareWhat, Comparison, DotSegmentsWord,
     EscapedSlashesWord, Flag, MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks,
-    Target, TlsMin, UpstreamSpeaks, VersionNumber, WeightOf,
+    Target, TlsMin, UpstreamSpeaks, VerifyClient, VersionNumber, WeightOf,
 };
 
 use serde_json::{Value, json};

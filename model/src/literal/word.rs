@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{Literal, TokenKey, Wrong};
 use crate::desired::{
-    AcmeChallengeKind, Balance, DotSegments, EscapedSlashes, Key, OverCap, Slashes, UpstreamProtocol, Weight,
+    AcmeChallengeKind, Balance, ClientVerify, DotSegments, EscapedSlashes, Key, OverCap, Slashes, UpstreamProtocol,
+    Weight,
 };
 use crate::problems::did_you_mean;
 
@@ -101,6 +102,12 @@ words! {
 words! {
     /// Whether TLS 1.3 is the oldest version.
     TlsMin(bool), "a TLS version", "bad-tls-version", "string", {"1.2" => false, "1.3" => true}
+}
+
+words! {
+    /// Whether a client must show a certificate.
+    VerifyClient(ClientVerify), "a word for how clients are verified", "bad-verify", "string",
+    {"require" => ClientVerify::Require, "ask" => ClientVerify::Ask}
 }
 
 words! {

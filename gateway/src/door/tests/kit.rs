@@ -19,7 +19,7 @@ use tidegate_model::desired::{CertificateFiles, CertificateSource, ListenerGuard
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::*;
-use crate::tls::Slots;
+use crate::tls::{CertTable, ClientPolicies, Slots};
 
 /// How long a test waits for what must happen. Reached only when it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -168,9 +168,15 @@ impl Rig {
     pub fn apply_desired(&mut self) {
         let listeners = &self.desired.listeners;
         let table = |tls| CertTable::load(tls, &Slots::default()).unwrap();
-        let tables = listeners.iter().map(|listener| listener.tls.as_ref().map(table)).collect();
+        let with_tls = || listeners.iter().filter_map(|l| Some((l.name.clone(), l.tls.as_ref()?)));
+        let clients = |tls| ClientPolicies::load(tls, &mut Vec::new()).unwrap();
+        let files = TlsFiles {
+            certificates: listeners.iter().map(|listener| listener.tls.as_ref().map(table)).collect(),
+            clients: with_tls().map(|(name, tls)| (name, Arc::new(clients(tls)))).collect(),
+            ticket_secret: None,
+        };
         let prepared = self.door.bind(listeners).unwrap();
-        self.door.apply(&self.desired, tables, prepared);
+        self.door.apply(&self.desired, files, prepared);
     }
 
     /// Waits until so many addresses are accepted on, and removed ones have closed.
@@ -353,7 +359,7 @@ pub fn certificate(folder: &Path, stem: &str, names: &[&str]) -> (CertificateFil
 
 pub fn tls_listener(certificates: Vec<CertificateFiles>) -> Listener {
     let certificates = certificates.into_iter().map(CertificateSource::Files).collect();
-    Listener { tls: Some(ListenerTls { certificates, only_tls13: false }), ..listener() }
+    Listener { tls: Some(ListenerTls { certificates, only_tls13: false, clients: Vec::new() }), ..listener() }
 }
 
 /// Trusts every certificate whose key the server has.
