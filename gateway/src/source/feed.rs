@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::history::{History, Kept, OpenError, Reason, Record};
 use super::watch::Watch;
-use super::{Apply, Outcome, ReloadRequest, Status, Verdict, files, rendered, state};
+use super::{Apply, Hold, Outcome, ReloadRequest, Status, Verdict, files, rendered, state};
 use crate::record::{Metrics, ReloadResult};
 
 /// Kept generations that a start tries, newest first, when the configuration on disk is refused.
@@ -24,6 +24,7 @@ const FALLBACKS: usize = 5;
 /// One configuration on disk, with its history.
 pub struct Source {
     config: PathBuf,
+    state: Option<PathBuf>,
     history: Option<History>,
     metrics: Metrics,
     status: Status,
@@ -33,6 +34,7 @@ pub struct Source {
     current: Option<Seen>,
     /// What was refused last, until something else is read.
     refused: Option<(Seen, Vec<Diagnostic>)>,
+    holds: Option<mpsc::Receiver<Hold>>,
 }
 
 /// The configuration that a gateway starts with.
@@ -79,7 +81,17 @@ impl Source {
         let status = Status::default();
         status.with(|seen| seen.unkept = history.is_none());
         let highest = highest.unwrap_or_default();
-        Ok(Self { config, history, metrics, status, highest, current: None, refused: None })
+        Ok(Self {
+            config,
+            state: state.map(Path::to_owned),
+            history,
+            metrics,
+            status,
+            highest,
+            current: None,
+            refused: None,
+            holds: None,
+        })
     }
 
     /// The folder where state is kept, if it can be.
@@ -92,29 +104,42 @@ impl Source {
         self.status.clone()
     }
 
+    /// Lets [`Source::run`] be held by whoever has the other end of `holds`.
+    pub fn held_by(&mut self, holds: mpsc::Receiver<Hold>) {
+        self.holds = Some(holds);
+    }
+
     /// Applies the configuration on disk or, loudly, the newest kept generation that can still be applied.
     ///
     /// # Errors
     ///
     /// What is wrong with the one on disk, if no kept generation can take its place.
     pub fn first(&mut self, apply: &mut impl Apply) -> Result<First, Vec<Diagnostic>> {
-        let problems = match self.read() {
-            Ok((sources, mut seen)) => match self.start_with(&sources, &mut seen, apply) {
-                Ok(desired) => return Ok(First { desired, fallback: None }),
-                Err(problems) => {
-                    self.refused = Some((seen, problems.clone()));
-                    problems
-                }
-            },
-            Err(problems) => {
-                self.refused = Some((Seen::default(), problems.clone()));
-                problems
-            }
+        let problems = match self.first_on_disk(apply) {
+            Ok(desired) => return Ok(First { desired, fallback: None }),
+            Err(problems) => problems,
         };
         let Some(desired) = self.fall_back(apply) else { return Err(problems) };
         self.say_refused(&problems);
         error!(generation = %desired.generation, "started from the last good generation");
         Ok(First { desired, fallback: Some(problems) })
+    }
+
+    /// Applies the configuration on disk and no other.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn first_on_disk(&mut self, apply: &mut impl Apply) -> Result<Arc<Desired>, Vec<Diagnostic>> {
+        let (seen, problems) = match self.read() {
+            Ok((sources, mut seen)) => match self.start_with(&sources, &mut seen, apply) {
+                Ok(desired) => return Ok(desired),
+                Err(problems) => (seen, problems),
+            },
+            Err(problems) => (Seen::default(), problems),
+        };
+        self.refused = Some((seen, problems.clone()));
+        Err(problems)
     }
 
     /// Applies every change until all senders of `requests` are gone. Blocks its thread.
@@ -138,6 +163,10 @@ impl Source {
                     let outcome = self.reload(request.reason, &mut apply);
                     let _ = request.reply.send(outcome); // Whoever asked may have gone.
                 }
+                Wake::Held(hold) => match self.hold(hold, &runtime) {
+                    Some(()) => drop(self.reload(Reason::File, &mut apply)),
+                    None => return Ok(()),
+                },
                 Wake::Stop => return Ok(()),
             }
             if watch.refer_to(self.references()) {
@@ -147,10 +176,29 @@ impl Source {
             wake = runtime.block_on(async {
                 tokio::select! {
                     request = requests.recv() => request.map_or(Wake::Stop, Wake::Asked),
+                    hold = next_hold(&mut self.holds) => Wake::Held(hold),
                     () = watch.changed() => Wake::Changed,
                 }
             });
         }
+    }
+
+    /// Lets another gateway have the history, until it is known whether that one takes over. `None` if it did.
+    fn hold(&mut self, Hold { held, ended }: Hold, runtime: &tokio::runtime::Runtime) -> Option<()> {
+        let kept = self.history.take().is_some();
+        let _ = held.send(()); // Whoever asked may have given up.
+        if runtime.block_on(ended).is_ok() {
+            return None;
+        }
+        if kept {
+            let reopened = History::open(&state::folder(&self.config, self.state.as_deref()));
+            // The other one may have kept generations before it failed, and numbers are never used twice.
+            let highest = reopened.as_ref().ok().and_then(|history| history.highest().ok()).unwrap_or_default();
+            self.highest = self.highest.max(highest);
+            self.history = reopened.inspect_err(|err| error!("generations aren't kept any more: {err}")).ok();
+            self.status.with(|seen| seen.unkept = self.history.is_none());
+        }
+        Some(())
     }
 
     /// Reads the configuration again, and applies it if it says something new.
@@ -351,7 +399,19 @@ impl Seen {
 enum Wake {
     Changed,
     Asked(ReloadRequest),
+    Held(Hold),
     Stop,
+}
+
+/// Never, where nobody can ask (any more).
+async fn next_hold(holds: &mut Option<mpsc::Receiver<Hold>>) -> Hold {
+    if let Some(receiver) = holds {
+        if let Some(hold) = receiver.recv().await {
+            return hold;
+        }
+        *holds = None;
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -46,6 +46,15 @@ pub struct ReloadRequest {
     pub reply: oneshot::Sender<Outcome>,
 }
 
+/// Asks the source to keep away from its files and its history, because another gateway may be about to take over.
+#[derive(Debug)]
+pub struct Hold {
+    /// Told when the history is free.
+    pub held: oneshot::Sender<()>,
+    /// Fulfilled when the other one has taken over: the source ends. Closed when it hasn't: the source goes on.
+    pub ended: oneshot::Receiver<()>,
+}
+
 /// What came of reading the configuration again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
