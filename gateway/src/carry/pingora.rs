@@ -32,6 +32,10 @@ const IDLE_UPSTREAM_CONNECTIONS: usize = 2_048;
 /// Malformed streams that one HTTP/2 connection may send before it is closed.
 const MALFORMED_STREAMS: usize = 32;
 
+/// How long an HTTP/2 client without streams may take to confirm a GOAWAY. It may have begun a stream before it heard of
+/// it (RFC 9113 §6.8), so this is longer than any usual way to a client and back.
+const GOAWAY: Duration = Duration::from_secs(3);
+
 /// Unread bytes of a request body that are drained, so that the connection can be used again, take at most this long.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -139,7 +143,9 @@ impl Carrier for PingoraCarrier {
                     continue;
                 }
                 accepted = Http2Session::from_h2_conn(&mut http2, Arc::clone(&digest)) => accepted,
-                () = streams.idle_for(idle) => {
+                // A client that doesn't confirm our GOAWAY, and asks for nothing, isn't waited for.
+                () = streams.idle_for(GOAWAY), if draining => return debug!("http2 connection closed without a word"),
+                () = streams.idle_for(idle), if !draining => {
                     draining = true;
                     http2.graceful_shutdown();
                     continue;

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::IntGauge;
@@ -38,6 +38,8 @@ pub struct Census {
     present: AtomicUsize,
     sources: [Mutex<HashMap<u128, usize>>; SHARDS],
     left: Notify,
+    /// The drain is over: connections end because they are cut off.
+    cut: AtomicBool,
 }
 
 impl Census {
@@ -60,6 +62,11 @@ impl Census {
         }
         gauge.inc();
         Ok(Seat { presence: self.presence(), source: None, gauge: gauge.clone() })
+    }
+
+    /// From now on connections end because they are cut off.
+    pub fn cut_off(&self) {
+        self.cut.store(true, Ordering::Relaxed);
     }
 
     /// Keeps [`Census::wait_until_empty`] waiting as long as it lives.
@@ -109,6 +116,11 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// Whether the connection, if it ends now, is cut off.
+    pub fn is_cut_off(&self) -> bool {
+        self.presence.0.cut.load(Ordering::Relaxed)
+    }
+
     /// Counts the connection for its source, unless that has too many.
     pub fn belongs_to(&mut self, source: IpAddr, room: Room) -> Result<(), Turned> {
         let key = key(source, room.v6_prefix);

@@ -5,11 +5,12 @@
 //! # Invariants
 //!
 //! - While it waits for a request, a connection holds no buffer and no carrier.
-//! - A connection that is draining ends at the next border between two requests.
+//! - A connection that is draining ends at the next border between two requests, or after one more of them.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -42,6 +43,8 @@ pub struct Service {
     pub carrier: Arc<dyn Carrier>,
     /// Turns true when the gateway wants to stop. One for each worker, so that cores share no lock.
     pub drain: watch::Receiver<bool>,
+    /// See [`super::worker::House::quiet`].
+    pub quiet: Arc<AtomicU64>,
 }
 
 /// Serves a connection that was just accepted, until it ends.
@@ -235,16 +238,26 @@ impl Visit {
     }
 
     /// Waits for the next byte. False when the connection is over instead.
+    ///
+    /// While the gateway drains, that is after a quiet time, and not at once where another gateway has taken over:
+    /// whoever sends a request now gets an answer that says `Connection: close`.
     async fn idle(&mut self, stream: &mut DoorStream) -> bool {
-        if *self.service.drain.borrow_and_update() {
-            return false;
-        }
         stream.rest();
         let patience = Instant::now() + self.terms.guard.idle_timeout;
+        let drain = &mut self.service.drain;
+        if !*drain.borrow_and_update() {
+            tokio::select! {
+                biased;
+                read = poll_fn(|cx| stream.poll_fill(cx)) => return matches!(read, Ok(1..)),
+                _ = drain.changed() => {}
+                () = sleep_until(patience) => return false,
+            }
+        }
+        let quiet = Duration::from_millis(self.service.quiet.load(Ordering::Relaxed));
+        let patience = patience.min(Instant::now() + quiet);
         tokio::select! {
             biased;
             read = poll_fn(|cx| stream.poll_fill(cx)) => matches!(read, Ok(1..)),
-            _ = self.service.drain.changed() => false,
             () = sleep_until(patience) => false,
         }
     }

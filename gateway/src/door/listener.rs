@@ -43,6 +43,11 @@ impl AddressKey {
     pub fn of(listener: &Listener) -> Self {
         Self(listener.bind, (listener.bind.port() == 0).then(|| listener.name.clone()))
     }
+
+    /// As configured; the port may be 0.
+    pub fn bind(&self) -> SocketAddr {
+        self.0
+    }
 }
 
 /// The terms on which an address serves new connections. A connection keeps those it came under.
@@ -113,6 +118,26 @@ pub struct Open {
     pub terms: Arc<ArcSwap<Terms>>,
     /// Turns true when it closes.
     pub stop: watch::Sender<bool>,
+    /// Second handles to its sockets, to pass them on.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// A socket that one gateway passes to the next.
+#[derive(Debug)]
+pub struct Passed {
+    /// The listener's name.
+    pub name: String,
+    /// As configured; the port may be 0.
+    pub bind: SocketAddr,
+    /// The very same open socket, with the connections that wait in it.
+    pub socket: TcpListener,
+}
+
+impl Passed {
+    /// Whether it is one of `listener`'s. A port that the kernel chose is known by the listener's name.
+    pub fn is_for(&self, listener: &Listener) -> bool {
+        self.bind == listener.bind && (listener.bind.port() != 0 || self.name == listener.name)
+    }
 }
 
 /// Why an address can't be opened.
@@ -157,10 +182,17 @@ pub fn bind(address: SocketAddr, workers: usize, ours: bool) -> io::Result<Vec<S
         // half of the connections would be theirs. Without it the kernel tells.
         socket(address, false)?;
     }
-    let first = socket(address, true)?;
-    let chosen = bound_to(&first)?;
-    let mut sockets = vec![first];
-    for _ in 1..workers {
+    complete(vec![socket(address, true)?], workers)
+}
+
+/// Binds as many more sockets to the address of `sockets` as it takes to have one for each of `workers`.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn complete(mut sockets: Vec<Socket>, workers: usize) -> io::Result<Vec<Socket>> {
+    let chosen = bound_to(&sockets[0])?;
+    while sockets.len() < workers {
         sockets.push(socket(chosen, true)?);
     }
     Ok(sockets)

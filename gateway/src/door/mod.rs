@@ -18,6 +18,7 @@
 pub mod census;
 pub mod chunk;
 mod connection;
+mod frames;
 pub mod framing;
 mod handshake;
 pub mod head;
@@ -35,7 +36,7 @@ mod worker;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -47,9 +48,9 @@ use crate::acme::Challenges;
 use crate::decide::Connection;
 use crate::guard::Guard;
 use crate::tls::{Front, TlsFiles, TlsShape, TlsShared};
-use census::Room;
-pub use listener::BindError;
+use census::{Census, Room};
 use listener::{AddressKey, Open, Terms};
+pub use listener::{BindError, Passed};
 use metrics::DoorMetrics;
 use stream::DoorStream;
 use worker::{House, Order, Worker};
@@ -93,6 +94,8 @@ pub struct Door {
     house: Arc<House>,
     workers: Vec<Worker>,
     open: HashMap<AddressKey, Open>,
+    /// Sockets of the gateway before, until the first configuration has taken those it wants.
+    inherited: Vec<Passed>,
     metrics: DoorMetrics,
     tls: TlsShared,
 }
@@ -118,6 +121,7 @@ impl Door {
             room: ArcSwap::from_pointee(room(&Desired::default())),
             exhausted: AtomicBool::new(false),
             guard,
+            quiet: Arc::default(),
         });
         let make: Arc<worker::MakeCarrier> = Arc::new(make);
         // Pinned only where every worker gets a core of its own.
@@ -125,7 +129,36 @@ impl Door {
         let workers = (0..workers.clamp(1, MAX_WORKERS))
             .map(|n| Worker::start(n, cores.get(n).copied(), Arc::clone(&house), Arc::clone(&make)))
             .collect::<std::io::Result<_>>()?;
-        Ok(Self { house, workers, open: HashMap::new(), metrics, tls: TlsShared::new(challenges) })
+        Ok(Self {
+            house,
+            workers,
+            open: HashMap::new(),
+            inherited: Vec::new(),
+            metrics,
+            tls: TlsShared::new(challenges),
+        })
+    }
+
+    /// Takes the sockets of the gateway before: the next configuration accepts from those it has listeners for, and
+    /// closes the others.
+    pub fn inherit(&mut self, sockets: Vec<Passed>) {
+        self.inherited = sockets;
+    }
+
+    /// The sockets of all listeners, to be passed to the gateway that comes next.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors are left.
+    pub fn sockets(&self) -> std::io::Result<Vec<Passed>> {
+        let mut all = Vec::new();
+        for (key, open) in &self.open {
+            let name = open.terms.load().name.to_string();
+            for socket in &open.sockets {
+                all.push(Passed { name: name.clone(), bind: key.bind(), socket: socket.try_clone()? });
+            }
+        }
+        Ok(all)
     }
 
     /// Binds what `listeners` need beyond what is open, and changes nothing yet.
@@ -146,7 +179,11 @@ impl Door {
             let bound = if prepared.0.contains_key(&key) {
                 Err(std::io::ErrorKind::AddrInUse.into())
             } else {
-                listener::bind(listener.bind, self.workers.len(), ours)
+                match self.inherited_by(listener) {
+                    Ok(sockets) if sockets.is_empty() => listener::bind(listener.bind, self.workers.len(), ours),
+                    Ok(sockets) => listener::complete(sockets, self.workers.len()),
+                    Err(err) => Err(err),
+                }
             };
             match bound.and_then(|sockets| Ok((listener::bound_to(&sockets[0])?, sockets))) {
                 Ok(bound) => drop(prepared.0.insert(key, bound)),
@@ -154,6 +191,11 @@ impl Door {
             }
         }
         if errors.is_empty() { Ok(prepared) } else { Err(errors) }
+    }
+
+    fn inherited_by(&self, listener: &Listener) -> std::io::Result<Vec<socket2::Socket>> {
+        let passed = self.inherited.iter().filter(|passed| passed.is_for(listener));
+        passed.map(|passed| Ok(passed.socket.try_clone()?.into())).collect()
     }
 
     /// Serves as `desired` says from now on. `tls` is what its listeners' files hold; `prepared` is what [`Door::bind`]
@@ -186,8 +228,8 @@ impl Door {
                 open.terms.store(Arc::new(terms));
             } else if let Some((address, sockets)) = prepared.0.remove(&key) {
                 let terms = Arc::new(ArcSwap::from_pointee(terms));
-                let open = Open { address, terms, stop: watch::channel(false).0 };
-                self.open_up(&open, sockets);
+                let mut open = Open { address, terms, stop: watch::channel(false).0, sockets: Vec::new() };
+                self.open_up(&mut open, sockets);
                 info!(listener = listener.name, %address, "listener opened");
                 self.open.insert(key, open);
             } else {
@@ -195,17 +237,22 @@ impl Door {
             }
         }
         self.tls.forget_unused();
+        self.inherited = Vec::new();
     }
 
-    fn open_up(&self, open: &Open, sockets: Vec<socket2::Socket>) {
-        for (worker, socket) in self.workers.iter().zip(sockets) {
-            match listener::listen(socket) {
-                Ok(socket) => worker.order(Order::Accept {
-                    socket,
-                    terms: Arc::clone(&open.terms),
-                    stop: open.stop.subscribe(),
-                    presence: self.house.census.presence(),
-                }),
+    fn open_up(&self, open: &mut Open, sockets: Vec<socket2::Socket>) {
+        // A gateway with more workers has left more sockets, and each must be accepted from.
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
+            match listener::listen(socket).and_then(|socket| Ok((socket.try_clone()?, socket))) {
+                Ok((handle, socket)) => {
+                    open.sockets.push(handle);
+                    worker.order(Order::Accept {
+                        socket,
+                        terms: Arc::clone(&open.terms),
+                        stop: open.stop.subscribe(),
+                        presence: self.house.census.presence(),
+                    });
+                }
                 Err(err) => error!(address = %open.address, %err, "socket could not listen"),
             }
         }
@@ -224,11 +271,17 @@ impl Door {
         self.house.census.connections()
     }
 
-    /// Stops: accepts nobody new, closes connections between requests at once, lets requests in
+    /// Who is here, to be watched while the door drains.
+    pub fn census(&self) -> Arc<Census> {
+        Arc::clone(&self.house.census)
+    }
+
+    /// Stops: accepts nobody new, closes connections that wait for a request after `quiet`, lets requests in
     /// flight finish. Takes as long as the last of them, at most `patience`, and returns how many
     /// connections were cut then.
-    pub async fn drain(mut self, patience: Duration) -> usize {
-        for open in self.open.values() {
+    pub async fn drain(mut self, patience: Duration, quiet: Duration) -> usize {
+        self.house.quiet.store(u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        for (_, open) in self.open.drain() {
             open.stop.send_replace(true);
         }
         for worker in &self.workers {
@@ -238,6 +291,7 @@ impl Door {
             Ok(()) => 0,
             Err(_) => self.connections(),
         };
+        self.house.census.cut_off();
         let mut workers = std::mem::take(&mut self.workers);
         // Joining blocks, and this may be the runtime's only thread.
         let ended = tokio::task::spawn_blocking(move || workers.iter_mut().for_each(Worker::end)).await;

@@ -31,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::census::Seat;
 use super::chunk::ChunkScanner;
+use super::frames::{Frames, GOING_AWAY};
 use super::framing::{Body, Framing};
 use super::head::Head;
 use super::io::{GULP, Io};
@@ -76,6 +77,8 @@ pub struct DoorStream {
     bad_chunks: Option<IntCounter>,
     /// Counts the connection as long as its socket is open.
     seat: Option<Seat>,
+    /// Where an open WebSocket stands, on the way to the client.
+    frames: Option<Box<Frames>>,
     closed: bool,
 }
 
@@ -123,6 +126,7 @@ impl DoorStream {
             socket: Arc::new(digest),
             bad_chunks: None,
             seat: None,
+            frames: None,
             closed: false,
         }
     }
@@ -314,6 +318,7 @@ impl DoorStream {
         self.answered = true;
         if switches && std::mem::take(&mut self.may_upgrade) {
             self.framing = Framing::Open;
+            self.frames = opens_websocket(bytes).then(Box::default);
             if let Some(waker) = self.waiting.take() {
                 waker.wake();
             }
@@ -339,15 +344,36 @@ impl DoorStream {
         self.close().await;
     }
 
+    /// Tells the client of a WebSocket that is cut off why, if that can be said at once.
+    fn say_going_away(&mut self) {
+        if self.closed || !self.frames.as_ref().is_some_and(|frames| frames.may_add()) {
+            return;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        self.out.push(GOING_AWAY);
+        if matches!(self.out.poll_flush(&mut self.io, &mut cx), Poll::Ready(Ok(()))) {
+            let _ = self.io.poll_shutdown(&mut cx); // Closing follows, one way or the other.
+        }
+    }
+
     fn has_unread(&self) -> bool {
         !self.eof && !self.http2 && (!self.framing.is_done() || !self.ahead().is_empty())
     }
+}
+
+/// Whether this answer, which switches protocols, opens a WebSocket, and frames follow right behind it.
+fn opens_websocket(head: &[u8]) -> bool {
+    const ACCEPT: &[u8] = b"\r\nsec-websocket-accept:";
+    head.ends_with(b"\r\n\r\n") && head.windows(ACCEPT.len()).any(|some| some.eq_ignore_ascii_case(ACCEPT))
 }
 
 impl Drop for DoorStream {
     /// A carrier that gives up on a request drops its stream. The client may still be sending,
     /// and should be able to read the answer nonetheless.
     fn drop(&mut self) {
+        if self.seat.as_ref().is_some_and(Seat::is_cut_off) {
+            return self.say_going_away();
+        }
         if self.closed || !self.has_unread() {
             return;
         }
@@ -409,6 +435,16 @@ impl AsyncWrite for DoorStream {
         let this = &mut *self;
         if this.muted {
             return Poll::Ready(Ok(bufs.iter().map(|b| b.len()).sum()));
+        }
+        if let Some(frames) = &mut this.frames {
+            let n = ready!(this.out.poll_write(&mut this.io, cx, bufs))?;
+            let mut left = n;
+            for buf in bufs {
+                let some = buf.len().min(left);
+                frames.pass(&buf[..some]);
+                left -= some;
+            }
+            return Poll::Ready(Ok(n));
         }
         if !this.answered {
             this.watch_answer(bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| b));

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ use super::listener::Terms;
 use super::metrics::Turned;
 use crate::guard::Guard;
 
+/// Connections that are still accepted from each socket once its address has closed: as many as can wait there. A
+/// gateway that took over accepts from the same queue, and might fill it without end.
+const LAST_GUESTS: usize = 4_096;
+
 /// How long accepting rests when the process has no descriptor left. Connections wait in the
 /// kernel meanwhile, and others end.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
@@ -35,6 +39,8 @@ pub struct House {
     pub exhausted: AtomicBool,
     /// Who is banned.
     pub guard: Arc<Guard>,
+    /// How long a connection that waits for a request may go on doing so once the gateway drains, in milliseconds.
+    pub quiet: Arc<AtomicU64>,
 }
 
 /// Makes the carrier of a worker, on that worker's thread and within its runtime.
@@ -81,7 +87,8 @@ impl Worker {
         let (drain, draining) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = async move {
-            let service = Service { carrier: make(index, draining.clone()), drain: draining };
+            let quiet = Arc::clone(&house.quiet);
+            let service = Service { carrier: make(index, draining.clone()), drain: draining, quiet };
             while let Some(order) = inbox.recv().await {
                 match order {
                     Order::Accept { socket, terms, stop, presence } => match TcpListener::from_std(socket) {
@@ -168,7 +175,8 @@ async fn accept(
     // Whoever has connected before the address closed is still served. The kernel is asked itself,
     // because the runtime may not have heard of them yet.
     let Ok(socket) = socket.into_std() else { return };
-    while let Ok((tcp, peer)) = socket.accept() {
+    for _ in 0..LAST_GUESTS {
+        let Ok((tcp, peer)) = socket.accept() else { return };
         if tcp.set_nonblocking(true).is_ok()
             && let Ok(tcp) = TcpStream::from_std(tcp)
         {

@@ -166,7 +166,7 @@ fn draining_closes_the_idle_at_once_and_waits_for_the_busy() {
     rig.held.recv().unwrap();
     let Rig { door, release, .. } = rig;
 
-    let drain = std::thread::spawn(move || block_on(door.drain(PATIENCE)));
+    let drain = std::thread::spawn(move || block_on(door.drain(PATIENCE, Duration::ZERO)));
     idle.expect_end();
     fresh.expect_end();
     two.expect("GOAWAY");
@@ -190,7 +190,7 @@ fn draining_cuts_what_is_left_at_its_deadline_and_says_how_many() {
     rig.held.recv().unwrap();
     let Rig { door, release: _release, .. } = rig;
 
-    let cut = block_on(door.drain(Duration::from_millis(50)));
+    let cut = block_on(door.drain(Duration::from_millis(50), Duration::ZERO));
 
     assert_eq!(cut, 1);
     busy.expect_end();
