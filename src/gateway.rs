@@ -18,12 +18,16 @@ const LOGGED: &str = "info,pingora_core=off,pingora_proxy=off,pingora_pool=off,h
 ///
 /// It serves until SIGTERM or SIGINT, then finishes the requests in flight. It follows its configuration:
 /// what is changed on disk comes into force at once, or is refused with diagnostics while
-/// the last good generation stays. SIGHUP reads it again and reopens the access log.
+/// the last good generation stays. SIGHUP reads it again and reopens the access log. SIGUSR2 starts the binary
+/// anew, which takes over without a gap: see `tidegate upgrade`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
   tidegate gateway --config edge.yaml
   tidegate gateway --config /etc/tidegate/ --state /var/lib/tidegate --drain 60
-  RUST_LOG=debug tidegate gateway --config edge.yaml --log json")]
+  RUST_LOG=debug tidegate gateway --config edge.yaml --log json"
+)]
 pub struct Args {
     /// Configuration file, or a folder of *.yaml files
     #[arg(long, short, value_name = "FILE|FOLDER")]
@@ -40,6 +44,9 @@ pub struct Args {
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log: LogFormat,
+    /// Take over from the gateway that started this one; what `tidegate upgrade` makes it do
+    #[arg(long, hide = true)]
+    take_over: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -62,6 +69,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         state: args.state,
         drain: Duration::from_secs(args.drain),
         workers: args.workers.map_or_else(door::default_workers, usize::from),
+        take_over: args.take_over,
     };
     match run::run(&options) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -12,6 +12,7 @@ mod completions;
 mod demo;
 mod demo_app;
 mod diff;
+mod duration;
 mod explain;
 mod gateway;
 mod history;
@@ -19,7 +20,9 @@ mod print;
 mod reload;
 mod restore;
 mod schema;
+mod stand_in;
 mod top;
+mod upgrade;
 mod when;
 
 use std::io;
@@ -52,6 +55,7 @@ enum Command {
     Reload(reload::Args),
     Bans(bans::Args),
     Certs(certs::Args),
+    Upgrade(upgrade::Args),
     History(history::Args),
     Diff(diff::Args),
     Restore(restore::Args),
@@ -60,6 +64,8 @@ enum Command {
     Completions(completions::Args),
     Demo(demo::Args),
     DemoApp(demo_app::Args),
+    #[command(hide = true)]
+    StandIn(stand_in::Args),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +80,7 @@ fn main() -> ExitCode {
         Command::Reload(args) => reload::run(args),
         Command::Bans(args) => bans::run(args),
         Command::Certs(args) => certs::run(args),
+        Command::Upgrade(args) => upgrade::run(args),
         Command::History(args) => history::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Restore(args) => restore::run(args),
@@ -82,6 +89,7 @@ fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
         Command::Demo(args) => demo::run(args),
         Command::DemoApp(args) => demo_app::run(args),
+        Command::StandIn(args) => stand_in::run(args),
     };
     done.unwrap_or_else(|err| {
         if err

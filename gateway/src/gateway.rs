@@ -37,6 +37,7 @@ use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
 use crate::source::{ReloadRequest, Status};
 use crate::tls::{CertTable, Slots};
+use crate::upgrade::Sockets;
 use crate::{clock, health};
 
 /// The environment variable that turns the express carrier off: `pingora` lets Pingora carry everything, for tests
@@ -72,6 +73,8 @@ pub struct Gateway {
     shadows: Arc<Shadows>,
     bans: Keeper,
     acme: Acme,
+    /// The admin socket of the gateway before, until the first configuration.
+    inherited_admin: Option<(SocketAddr, TcpListener)>,
 }
 
 /// What was got ready for a configuration, and doesn't show yet.
@@ -116,7 +119,35 @@ impl Gateway {
             if only_pingora { pingora } else { Arc::new(Express::new(Arc::clone(&shared), pingora)) }
         })?;
         parts.control.spawn(health::probe::run(publisher.slot(), clock::now));
-        Ok(Self { parts, publisher, material, door, admin: None, access_log, shadows, bans, acme })
+        Ok(Self {
+            parts,
+            publisher,
+            material,
+            door,
+            admin: None,
+            access_log,
+            shadows,
+            bans,
+            acme,
+            inherited_admin: None,
+        })
+    }
+
+    /// Takes the sockets of the gateway before. The next configuration uses those it names, and closes the others.
+    pub fn inherit(&mut self, sockets: Sockets) {
+        self.door.inherit(sockets.listeners);
+        self.inherited_admin = sockets.admin;
+    }
+
+    /// All listening sockets, to be passed to the gateway that comes next.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors are left.
+    pub fn sockets(&self) -> io::Result<Sockets> {
+        let bind = self.publisher.current().desired.admin;
+        let admin = self.admin.as_ref().zip(bind).map(|(admin, bind)| Ok::<_, io::Error>((bind, admin.socket()?)));
+        Ok(Sockets { listeners: self.door.sockets()?, admin: admin.transpose()? })
     }
 
     /// Puts `desired` into force.
@@ -172,7 +203,10 @@ impl Gateway {
 
     /// Takes the door out, to drain it; the admin pages go on until the rest is dropped.
     pub fn into_door(self) -> (Door, Rest) {
-        (self.door, Rest { access_log: self.access_log, _admin: self.admin, _shadows: self.shadows, _bans: self.bans })
+        (
+            self.door,
+            Rest { access_log: self.access_log, admin: self.admin, _shadows: self.shadows, bans: Some(self.bans) },
+        )
     }
 
     /// Gets everything ready that may fail.
@@ -213,7 +247,11 @@ impl Gateway {
     fn bind_admin(&self, wanted: Option<SocketAddr>) -> Result<Option<TcpListener>, (SocketAddr, io::Error)> {
         let Some(address) = wanted else { return Ok(None) };
         let stays = self.admin.is_some() && self.publisher.current().desired.admin == wanted;
-        if stays { Ok(None) } else { Admin::bind(address).map(Some).map_err(|cause| (address, cause)) }
+        let bind = || match &self.inherited_admin {
+            Some((bind, socket)) if *bind == address => socket.try_clone(),
+            _ => Admin::bind(address),
+        };
+        if stays { Ok(None) } else { bind().map(Some).map_err(|cause| (address, cause)) }
     }
 
     /// Shows what was got ready. Nothing here may fail.
@@ -251,6 +289,7 @@ impl Gateway {
             (None, _) if desired.admin.is_none() => self.admin = None,
             (None, _) => {}
         }
+        self.inherited_admin = None;
         let metrics = &self.parts.metrics;
         metrics.retain(&self.publisher.current());
         metrics.in_force(desired.generation, std::time::SystemTime::now());
@@ -261,12 +300,20 @@ impl Gateway {
 /// What is kept until the door has drained.
 pub struct Rest {
     access_log: AccessLog,
-    _admin: Option<Admin>,
+    admin: Option<Admin>,
     _shadows: Arc<Shadows>,
-    _bans: Keeper,
+    bans: Option<Keeper>,
 }
 
 impl Rest {
+    /// Leaves the admin address and the file of bans to the gateway that has taken over.
+    pub fn retire(&mut self) {
+        self.bans = None;
+        if let Some(admin) = &mut self.admin {
+            admin.retire();
+        }
+    }
+
     /// Writes what is left of the access log.
     pub fn close(self) {
         self.access_log.close();

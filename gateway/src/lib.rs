@@ -28,3 +28,4 @@ pub mod shadow;
 pub mod snapshot;
 pub mod source;
 pub mod tls;
+pub mod upgrade;

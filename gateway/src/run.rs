@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_model::diagnostic::Diagnostic;
-use tokio::signal::unix::{SignalKind, signal};
+use tidegate_model::check::Places;
+use tidegate_model::desired::Desired;
+use tidegate_model::diagnostic::{Colour, Diagnostic, render_all};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
@@ -19,9 +22,21 @@ use crate::gateway::{Gateway, Parts};
 use crate::record::Metrics;
 use crate::resolve;
 use crate::source::{Reason, ReloadRequest, Source};
+use crate::upgrade::control::Control;
+use crate::upgrade::{Predecessor, Program, Step, Successor, Upgrades, notify, stand_in};
 
 /// Reload requests that wait. Beyond it `POST /reload` answers 503.
 const RELOADS_WAITING: usize = 8;
+
+/// Upgrades that wait to be looked at. Beyond it they are told that the gateway is leaving.
+const ASKS_WAITING: usize = 8;
+
+/// Once another gateway has taken over, a connection that sends no request for so long is closed. Half of the
+/// drain's time if that is less. A client that sends one just then fails, as with any idle timeout.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How often it is told how many connections are left.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -34,6 +49,8 @@ pub struct Options {
     pub drain: Duration,
     /// Threads that carry requests.
     pub workers: usize,
+    /// Whether a running gateway has started this one to take over.
+    pub take_over: bool,
 }
 
 /// Why a gateway didn't start.
@@ -47,7 +64,7 @@ pub enum StartError {
     Other(#[from] anyhow::Error),
 }
 
-/// Runs until SIGTERM or SIGINT, then drains.
+/// Runs until SIGTERM or SIGINT, or until another gateway has taken over, then drains.
 ///
 /// # Errors
 ///
@@ -55,6 +72,8 @@ pub enum StartError {
 pub fn run(options: &Options) -> Result<(), StartError> {
     // Pingora installs its own choice where there is none yet; the first one wins.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let program = Program::of_this_process();
+    let mut before = options.take_over.then(Predecessor::meet).transpose().context("could not take over")?;
     raise_descriptor_limit();
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -64,6 +83,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .context("could not start the control runtime")?;
     let metrics = Metrics::new();
     let mut source = Source::open(&options.config, options.state.as_deref(), metrics.clone())?;
+    let (holds, held) = mpsc::channel(1);
+    source.held_by(held);
     let readiness = Arc::new(Readiness::default());
     let (reloads, requests) = mpsc::channel(RELOADS_WAITING);
     let parts = Parts {
@@ -76,11 +97,25 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         state: source.state().map(Path::to_owned),
     };
     let mut gateway = Gateway::open(parts).context("could not start the gateway's threads")?;
-    source.first(&mut |desired, places| gateway.apply(&desired, places)).map_err(StartError::Refused)?;
+    match &mut before {
+        None => {
+            drop(source.first(&mut |desired, places| gateway.apply(&desired, places)).map_err(StartError::Refused)?)
+        }
+        Some(before) => take_over(before, &mut gateway, &mut source, &readiness)?,
+    }
     readiness.enter(Stage::Serving);
     for (listener, address) in gateway.addresses() {
         info!(listener, %address, "listening");
     }
+    let elders = before.map_or_else(Vec::new, |before| before.ready(source.status().generation().0));
+    let (asks, asked) = mpsc::channel(ASKS_WAITING);
+    let socket = source.state().and_then(|folder| {
+        let _inside = control.enter();
+        Control::open(folder, asks)
+            .inspect_err(|err| warn!(%err, "control socket can't be opened, so `tidegate upgrade` won't work"))
+            .ok()
+    });
+    notify::notify("READY=1");
 
     let gateway = Arc::new(Mutex::new(Some(gateway)));
     let applied = Arc::clone(&gateway);
@@ -97,62 +132,207 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         })
         .context("could not start the source's thread")?;
 
-    control.block_on(until_stopped(&gateway, reloads))?;
+    let mut signals = {
+        let _inside = control.enter();
+        Signals::listen().context("could not listen to signals")?
+    };
+    let sockets_of = Arc::clone(&gateway);
+    let upgrades = Upgrades::new(program, asked, holds, elders, move || match locked(&sockets_of).as_ref() {
+        Some(gateway) => gateway.sockets(),
+        None => Err(std::io::ErrorKind::NotConnected.into()),
+    });
+    let end = control.block_on(until_ended(&gateway, reloads, &mut signals, upgrades));
 
-    readiness.enter(Stage::Draining);
     let stopping = locked(&gateway).take(); // Not in the `if`, which would hold the lock to its end.
     if let Some(gateway) = stopping {
-        let began = Instant::now();
-        let (door, rest) = gateway.into_door();
-        let cut = control.block_on(door.drain(options.drain));
-        rest.close();
-        match cut {
-            0 => info!(took = ?began.elapsed(), "drained"),
-            _ => warn!(cut, after = ?options.drain, "connections were cut off"),
-        }
+        control.block_on(leave(gateway, &end, &readiness, &mut signals, options.drain));
     }
-    // The source ends when nobody can ask it any more.
+    // The source ends when nobody can ask it any more, or when another one has taken over.
     if let Ok(Err(err)) = feed.join() {
         error!("source ended: {err}");
     }
+    if let End::Replaced { steps, main_process_moved, .. } = end {
+        drop(steps);
+        if let Some(socket) = &socket {
+            control.block_on(socket.told());
+        }
+        if !options.take_over
+            && !main_process_moved
+            && let Err(err) = stand_in::become_one()
+        {
+            error!(%err, "this process can't stand in for the gateway that took over, and ends");
+        }
+    }
+    drop(socket);
     control.shutdown_background();
     Ok(())
 }
 
-/// Serves signals and changed names until it is time to stop.
-async fn until_stopped(
+/// Begins where the gateway before stands: with its sockets, and the configuration on disk.
+fn take_over(
+    before: &mut Predecessor,
+    gateway: &mut Gateway,
+    source: &mut Source,
+    readiness: &Readiness,
+) -> Result<(), StartError> {
+    gateway.inherit(before.sockets());
+    // Whoever asks at the address it takes over has been told so all the time.
+    readiness.enter(Stage::Serving);
+    let mut apply = |desired: Arc<Desired>, places: &Places| {
+        gateway.apply(&desired, places)?;
+        before.accepted(desired.generation.0);
+        Ok(())
+    };
+    let Err(problems) = source.first_on_disk(&mut apply) else { return Ok(()) };
+    if before.is_alive() {
+        // It serves what it has. An older generation here would be no upgrade.
+        before.refused(&render_all(&problems, Colour::Off));
+        return Err(StartError::Refused(problems));
+    }
+    source.first(&mut |desired, places| gateway.apply(&desired, places)).map(drop).map_err(StartError::Refused)
+}
+
+/// The signals that a gateway listens to, from its start to its end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> nix::sys::signal::Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => SIGTERM,
+            _ = self.interrupt.recv() => SIGINT,
+            _ = self.hangup.recv() => SIGHUP,
+            _ = self.upgrade.recv() => SIGUSR2,
+        }
+    }
+}
+
+/// How a gateway's service ends.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Another one has taken over.
+    Replaced {
+        /// Kept, because the other one notices when it goes.
+        _successor: Successor,
+        /// Who follows the upgrade.
+        steps: mpsc::Sender<Step>,
+        /// Whether the service manager watches the other one now.
+        main_process_moved: bool,
+    },
+}
+
+/// Serves signals, changed names and upgrades until this gateway has to go.
+async fn until_ended(
     gateway: &Arc<Mutex<Option<Gateway>>>,
     reloads: mpsc::Sender<ReloadRequest>,
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    signals: &mut Signals,
+    mut upgrades: Upgrades,
+) -> End {
     let (names_changed, mut changed_names) = mpsc::channel(1);
     let names_of = Arc::clone(gateway);
     let lookups = tokio::spawn(resolve::keep_fresh(
         move || locked(&names_of).as_ref().map(Gateway::names).unwrap_or_default(),
         names_changed,
     ));
-    loop {
+    let mut stopping = false;
+    let end = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                if let Some(gateway) = locked(gateway).as_ref() {
-                    gateway.access_log().reopen();
+            signal = signals.next() => match signal {
+                SIGHUP => {
+                    if let Some(gateway) = locked(gateway).as_ref() {
+                        gateway.access_log().reopen();
+                    }
+                    let (reply, _) = oneshot::channel();
+                    let _ = reloads.try_send(ReloadRequest { reason: Reason::Signal, reply }); // Full: it is about to be read anyway.
                 }
-                let (reply, _) = oneshot::channel();
-                let _ = reloads.try_send(ReloadRequest { reason: Reason::Signal, reply }); // Full: it is about to be read anyway.
-            }
+                SIGUSR2 => upgrades.by_signal(),
+                _ if upgrades.abort() => stopping = true,
+                _ => break End::Stopped,
+            },
+            outcome = upgrades.outcome() => match outcome {
+                Some((successor, steps)) => {
+                    let main_process_moved = notify::main_process_is(successor.pid());
+                    if stopping {
+                        stand_in::pass_on(SIGTERM);
+                    }
+                    break End::Replaced { _successor: successor, steps, main_process_moved };
+                }
+                None if stopping => break End::Stopped,
+                None => {}
+            },
             Some(news) = changed_names.recv() => {
                 // Applying may wait for the source's thread, so not on this one.
                 let gateway = Arc::clone(gateway);
                 tokio::task::spawn_blocking(move || locked(&gateway).as_mut().map(|gateway| gateway.renew(news)));
             }
         }
-    }
+    };
     lookups.abort();
-    Ok(())
+    end
+}
+
+/// Lets connections end, and tells how many are left.
+async fn leave(gateway: Gateway, end: &End, readiness: &Readiness, signals: &mut Signals, patience: Duration) {
+    let began = Instant::now();
+    let (door, mut rest) = gateway.into_door();
+    let (quiet, steps) = match end {
+        End::Stopped => {
+            readiness.enter(Stage::Draining);
+            notify::notify("STOPPING=1");
+            (Duration::ZERO, None)
+        }
+        End::Replaced { steps, .. } => {
+            readiness.enter(Stage::Replaced);
+            rest.retire();
+            if let Err(err) = stand_in::adopt_descendants() {
+                warn!(%err, "gateways that come later may not be watched");
+            }
+            (QUIET.min(patience / 2), Some(steps))
+        }
+    };
+    let census = door.census();
+    let drained = door.drain(patience, quiet);
+    tokio::pin!(drained);
+    let mut report = tokio::time::interval(REPORT_EVERY);
+    let cut = loop {
+        tokio::select! {
+            cut = &mut drained => break cut,
+            _ = report.tick() => if let Some(steps) = steps {
+                let seconds_left = patience.saturating_sub(began.elapsed()).as_secs();
+                // Who doesn't keep up misses one.
+                let _ = steps.try_send(Step::Draining { connections: census.connections(), seconds_left });
+            },
+            signal = signals.next() => match end {
+                End::Replaced { .. } => stand_in::pass_on(signal),
+                End::Stopped if matches!(signal, SIGTERM | SIGINT) => {
+                    break census.connections();
+                }
+                End::Stopped => {}
+            },
+        }
+    };
+    if let Some(steps) = steps {
+        let _ = steps.try_send(Step::Drained { cut });
+    }
+    rest.close();
+    match cut {
+        0 => info!(took = ?began.elapsed(), "drained"),
+        _ => warn!(cut, after = ?began.elapsed(), "connections were cut off"),
+    }
 }
 
 /// Each request in flight takes two descriptors, and the usual soft limit is 1,024: takes what the hard limit gives.

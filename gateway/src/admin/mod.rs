@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::acme::Book;
@@ -37,7 +37,7 @@ use crate::snapshot::Snapshot;
 use crate::source::{ReloadRequest, Status};
 
 /// Open connections. Beyond it new ones are closed at once; metrics scrapers come back.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: u32 = 64;
 /// From a connection's opening, or its last answer, to the end of the next head. Beyond it the connection is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection lives no longer, so that a client that doesn't read its answer can't keep its place.
@@ -77,6 +77,8 @@ pub enum Stage {
     Serving,
     /// It finishes what it has, and takes nothing new.
     Draining,
+    /// As before, and another gateway takes what is new at the same addresses.
+    Replaced,
 }
 
 impl Readiness {
@@ -87,13 +89,17 @@ impl Readiness {
 
     /// The stage it is in; `Starting` at first.
     pub fn stage(&self) -> Stage {
-        [Stage::Starting, Stage::Serving, Stage::Draining][usize::from(self.0.load(Relaxed))]
+        [Stage::Starting, Stage::Serving, Stage::Draining, Stage::Replaced][usize::from(self.0.load(Relaxed))]
     }
 }
 
 /// A running admin listener. Stops when it is dropped.
 pub struct Admin {
     address: SocketAddr,
+    /// A second handle to the socket, to pass it on.
+    socket: TcpListener,
+    /// Dropped with this, which ends what is left of its connections.
+    life: Option<watch::Sender<()>>,
     listeners: Option<mpsc::UnboundedSender<TcpListener>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -119,16 +125,32 @@ impl Admin {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (listeners, inbox) = mpsc::unbounded_channel();
+        let (life, living) = watch::channel(());
+        let socket = listener.try_clone()?;
         listeners.send(listener).expect("the receiver is in this function");
         let thread = std::thread::Builder::new()
             .name("admin".into())
-            .spawn(move || runtime.block_on(serve(inbox, Arc::new(state))))?;
-        Ok(Self { address, listeners: Some(listeners), thread: Some(thread) })
+            .spawn(move || runtime.block_on(serve(inbox, living, Arc::new(state))))?;
+        Ok(Self { address, socket, life: Some(life), listeners: Some(listeners), thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A second handle to the socket, to be passed to the gateway that comes next.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors are left.
+    pub fn socket(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
+    }
+
+    /// Accepts no more. Open connections go on until they end, or until this is dropped.
+    pub fn retire(&mut self) {
+        self.listeners = None;
     }
 
     /// Moves to another listener. Open connections go on until they end.
@@ -138,6 +160,7 @@ impl Admin {
     /// The listener has no address.
     pub fn rebind(&mut self, listener: TcpListener) -> io::Result<()> {
         self.address = listener.local_addr()?;
+        self.socket = listener.try_clone()?;
         if let Some(listeners) = &self.listeners {
             let _ = listeners.send(listener); // Fails only if the thread panicked; then there is nothing to move.
         }
@@ -148,6 +171,7 @@ impl Admin {
 impl Drop for Admin {
     fn drop(&mut self) {
         self.listeners = None;
+        self.life = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -155,8 +179,12 @@ impl Drop for Admin {
 }
 
 /// Accepts from the newest listener until no more can come.
-async fn serve(mut listeners: mpsc::UnboundedReceiver<TcpListener>, state: Arc<AdminState>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn serve(
+    mut listeners: mpsc::UnboundedReceiver<TcpListener>,
+    mut living: watch::Receiver<()>,
+    state: Arc<AdminState>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
     let mut next = listeners.recv().await;
     while let Some(listener) = next {
         let listener = match tokio::net::TcpListener::from_std(listener) {
@@ -172,6 +200,10 @@ async fn serve(mut listeners: mpsc::UnboundedReceiver<TcpListener>, state: Arc<A
             newer = listeners.recv() => newer,
             () = accept(&listener, &places, &state) => unreachable!("accepting never ends"),
         };
+    }
+    tokio::select! {
+        _ = places.acquire_many(CONNECTIONS) => {}
+        _ = living.changed() => {} // Its other end is gone.
     }
 }
 

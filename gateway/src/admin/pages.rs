@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
@@ -43,6 +43,17 @@ POST /reload     reads the configuration again, as SIGHUP does
 
 /// Answers one request.
 pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    let mut answer = answer_from(request, state).await?;
+    if state.readiness.stage() == Stage::Replaced {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close")); // The next one knows better.
+    }
+    Ok(answer)
+}
+
+async fn answer_from<B>(request: Request<B>, state: &AdminState) -> Result<Response<Full<Bytes>>, Infallible>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
 {
@@ -91,6 +102,8 @@ fn ready(state: &AdminState) -> Response<Full<Bytes>> {
         (Stage::Serving, None) => page(StatusCode::OK, TEXT, "ok\n"),
         (Stage::Starting, _) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting: no listener is open yet\n"),
         (Stage::Draining, _) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining: no new connection is taken\n"),
+        // Whoever asks over an old connection wants to know of the address, not of this process.
+        (Stage::Replaced, _) => page(StatusCode::OK, TEXT, "ok: another gateway has taken over\n"),
     }
 }
 

@@ -108,7 +108,7 @@ impl View {
             stage: match stage {
                 Stage::Starting => "starting",
                 Stage::Serving => "serving",
-                Stage::Draining => "draining",
+                Stage::Draining | Stage::Replaced => "draining",
             },
             uptime_seconds: now.since(Timestamp::ZERO).as_secs_f64(),
             version: env!("CARGO_PKG_VERSION"),

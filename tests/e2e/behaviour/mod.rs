@@ -8,3 +8,4 @@ mod reload;
 mod routes;
 mod shadow;
 mod split;
+mod upgrade;

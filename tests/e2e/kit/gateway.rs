@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,10 @@ pub struct Gateway {
     dir: TempDir,
     ports: [Port; 3],
     variables: Vec<(String, String)>,
+    /// Further arguments of the command.
+    pub arguments: Vec<String>,
+    /// Further environment variables.
+    pub environment: Vec<(String, String)>,
     /// Signed the certificate for [`HOST`] and `*.wild.example.com`.
     pub authority: Authority,
 }
@@ -68,7 +72,7 @@ impl Gateway {
         // Longer names first, so that `$origin2` isn't taken for `$origin` and a 2.
         known.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         let child = Command::new("true").spawn().unwrap();
-        let gateway = Self { child, dir, ports, variables: known, authority };
+        let gateway = Self { child, dir, ports, variables: known, arguments: vec![], environment: vec![], authority };
         replace(&gateway.config(), &gateway.fill(config));
         gateway
     }
@@ -81,7 +85,9 @@ impl Gateway {
             .args(["--end-with-parent", "gateway", "--config"])
             .arg(self.config())
             .arg("--state")
-            .arg(self.dir.path().join("state"))
+            .arg(self.state())
+            .args(&self.arguments)
+            .envs(self.environment.clone())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -128,6 +134,46 @@ impl Gateway {
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("edge.yaml")
+    }
+
+    /// Where it keeps its generations.
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// `tidegate upgrade` to `binary`, not yet run.
+    pub fn upgrade_command(&self, binary: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["upgrade", "--config"]).arg(self.config()).arg("--state").arg(self.state());
+        command.arg("--binary").arg(binary).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `tidegate upgrade` to `binary`.
+    pub async fn upgrade(&self, binary: &Path, arguments: &[&str]) -> Upgrade {
+        let mut command = self.upgrade_command(binary, arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        Upgrade {
+            code: output.status.code(),
+            said: String::from_utf8_lossy(&output.stdout).into_owned(),
+            complained: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Processes of this gateway besides the one that was started first: those that took over, or try to.
+    pub fn successors(&self) -> Vec<u32> {
+        let dir = self.dir.path().display().to_string();
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        numbers
+            .filter(|number| *number != self.child.id())
+            .filter(|number| {
+                fs::read(format!("/proc/{number}/cmdline")).is_ok_and(|line| {
+                    let line = String::from_utf8_lossy(&line).into_owned();
+                    line.contains(&dir) && line.contains("--take-over")
+                })
+            })
+            .collect()
     }
 
     fn config_text(&self) -> String {
@@ -252,10 +298,37 @@ impl Gateway {
     }
 }
 
+/// What came of `tidegate upgrade`.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub said: String,
+    /// Standard error.
+    pub complained: String,
+}
+
+impl Upgrade {
+    /// The process that serves now.
+    ///
+    /// # Panics
+    ///
+    /// When it isn't said which.
+    pub fn pid(&self) -> u32 {
+        let line =
+            self.said.lines().find_map(|line| line.strip_prefix("ok: process ")).unwrap_or_else(|| panic!("{self:?}"));
+        line.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for number in self.successors() {
+            let _ = Command::new("kill").args(["-s", "KILL", &number.to_string()]).stderr(Stdio::null()).status();
+        }
         if std::thread::panicking() {
             eprintln!("--- configuration\n{}\n--- the gateway's log\n{}", self.config_text(), self.log());
         }

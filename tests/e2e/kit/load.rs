@@ -166,20 +166,31 @@ impl Load {
 
 async fn one(client: &mut Option<Client>, open: &Connect, request: Request<Full<Bytes>>, report: &Mutex<Report>) {
     let began = Instant::now();
-    if client.as_ref().is_none_or(Client::is_closed) {
-        report.lock().unwrap().connections += 1;
-        match open().await {
-            Ok(opened) => *client = Some(opened),
-            Err(err) => return fail(report, began, &err),
+    loop {
+        let fresh = client.as_ref().is_none_or(Client::is_closed);
+        if fresh {
+            report.lock().unwrap().connections += 1;
+            match open().await {
+                Ok(opened) => *client = Some(opened),
+                Err(err) => return fail(report, began, &err),
+            }
+        }
+        match client.as_mut().expect("opened above").send(request.clone()).await {
+            Ok(answer) => {
+                return report.lock().unwrap().count(answer.status, answer.header("x-version"), began.elapsed());
+            }
+            // The connection was said to end, and nothing was sent: clients open another one.
+            Err(err) if !fresh && was_never_sent(&err) => *client = None,
+            Err(err) => {
+                *client = None;
+                return fail(report, began, &err);
+            }
         }
     }
-    match client.as_mut().expect("opened above").send(request).await {
-        Ok(answer) => report.lock().unwrap().count(answer.status, answer.header("x-version"), began.elapsed()),
-        Err(err) => {
-            *client = None;
-            fail(report, began, &err);
-        }
-    }
+}
+
+fn was_never_sent(err: &anyhow::Error) -> bool {
+    err.downcast_ref::<hyper::Error>().is_some_and(|err| err.is_canceled() || err.is_closed())
 }
 
 fn fail(report: &Mutex<Report>, began: Instant, err: &anyhow::Error) {
