@@ -261,6 +261,20 @@ fn explain_names_the_route_the_arm_and_the_nearest_losers() {
 }
 
 #[test]
+fn explain_asks_about_the_path_in_its_normal_form_and_tells_of_one_that_has_none() {
+    let bench = Bench::new();
+    bench.write(SHOP);
+    let config = ["explain", "--config", "edge.yaml"];
+
+    let plain = bench.run(&[&config[..], &["-X", "POST", "https://shop.example.com/login"]].concat());
+    let winding = bench.run(&[&config[..], &["-X", "POST", "https://shop.example.com//x/%2e%2e/%6cogin"]].concat());
+    let bad = bench.run(&[&config[..], &["https://shop.example.com/x/..;/login"]].concat());
+
+    assert_eq!(stdout(&winding), stdout(&plain));
+    assert!(stdout(&bad).contains("answered 400: the path holds a dot segment"), "{}", stdout(&bad));
+}
+
+#[test]
 fn history_and_diff_tell_what_a_change_did() {
     let bench = Bench::new();
     bench.keep(1, "2026-11-17T12:00:00Z", SHOP);

@@ -160,6 +160,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
         let told = exchange.forwarding(&session.req_header().headers, head::authority(session.req_header()));
+        head::join_cookies(upstream)?;
         edit::to_endpoint(upstream, exchange, plan, &told)?;
         if let Some(target) = &plan.target {
             head::set_target(upstream, target)?;
@@ -211,6 +212,9 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<()> {
         let status = response.status.as_u16();
+        if !verdict::is_sound(response, verdict::asks_for_websocket(session.req_header())) {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the endpoint's answer isn't sound").into_up());
+        }
         if status < 200 && status != 101 {
             return Ok(()); // An interim answer (RFC 9110 §15.2); the final one is yet to come.
         }

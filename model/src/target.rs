@@ -83,20 +83,45 @@ pub fn normalise<'a>(target: &'a str, rules: &Paths) -> Result<Cow<'a, str>, Bad
     }
     let mut segment = 1; // Where the current segment begins: everything before it is normal.
     let mut at = 1;
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'?' => break,
-            b'%' => return rewrite(target, segment, rules),
-            b'.' | b'/' if at == segment => return rewrite(target, segment, rules),
-            b'/' => segment = at + 1,
-            _ if !is_path_byte(byte) => return Err(BadTarget::Byte),
-            _ => {}
+    loop {
+        at += bytes[at..].iter().take_while(|byte| KIND[usize::from(**byte)] == PLAIN).count();
+        match bytes.get(at) {
+            None | Some(b'?') => break,
+            Some(b'%') => return rewrite(target, segment, rules),
+            Some(b'/') if at == segment => return rewrite(target, segment, rules),
+            Some(b'/') => segment = at + 1,
+            Some(b'.') if at == segment && !begins_a_name(&bytes[at + 1..]) => return rewrite(target, segment, rules),
+            Some(b'.') => {}
+            Some(_) => return Err(BadTarget::Byte),
         }
         at += 1;
     }
     check_query(&bytes[at..])?;
     Ok(Cow::Borrowed(target))
 }
+
+/// Whether a dot before this begins a name, such as `.well-known`, and no dot segment of any kind.
+fn begins_a_name(rest: &[u8]) -> bool {
+    rest.first().is_some_and(|byte| KIND[usize::from(*byte)] == PLAIN && *byte != b';')
+}
+
+/// What a byte of a path is: one that stays and means nothing, one to look at, or one that may not be there.
+const KIND: [u8; 256] = {
+    let mut kinds = [ILLEGAL; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        if matches!(byte as u8, b'/' | b'.' | b'%' | b'?') {
+            kinds[byte] = SPECIAL;
+        } else if is_path_byte(byte as u8) {
+            kinds[byte] = PLAIN;
+        }
+        byte += 1;
+    }
+    kinds
+};
+const PLAIN: u8 = 0;
+const SPECIAL: u8 = 1;
+const ILLEGAL: u8 = 2;
 
 fn check_query(query: &[u8]) -> Result<(), BadTarget> {
     if query.iter().all(|byte| is_query_byte(*byte)) { Ok(()) } else { Err(BadTarget::Byte) }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{Method, Uri};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::{HeaderValue, Method, Uri};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
@@ -96,6 +96,26 @@ pub fn check_http2(request: &RequestHeader, max_headers: usize) -> std::result::
         if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
             return Err(Refusal::HeaderValue);
         }
+    }
+    Ok(())
+}
+
+/// Joins the pieces that HTTP/2 cuts cookies into: an HTTP/1 endpoint knows one Cookie header (RFC 9113 §8.2.3).
+///
+/// # Errors
+///
+/// Too many headers.
+pub fn join_cookies(upstream: &mut RequestHeader) -> Result<()> {
+    let mut pieces = upstream.headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (pieces.next(), pieces.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for piece in std::iter::once(second).chain(pieces) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(piece.as_bytes());
+        }
+        let illegal = || "cookies can't be joined";
+        let joined = HeaderValue::from_bytes(&joined).or_err_with(ErrorType::InvalidHTTPHeader, illegal)?;
+        upstream.insert_header(COOKIE, joined)?;
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use http::header::{TRANSFER_ENCODING, UPGRADE};
+use http::{StatusCode, Version};
 use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::decide::{Answer, Reason};
@@ -46,6 +49,26 @@ impl Failure {
         answer.route = plan.map(|plan| plan.route);
         answer
     }
+}
+
+/// Whether a request asks for the only upgrade that is carried.
+pub fn asks_for_websocket(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11
+        && request.headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Whether an endpoint's answer has one meaning, as far as Pingora leaves that open: it switches protocols only where the
+/// client asked for it, and no coding but `chunked` in HTTP/1.1 hides its end (RFC 9112 §6.1).
+pub fn is_sound(answer: &ResponseHeader, upgrade: bool) -> bool {
+    let mut codings = answer.headers.get_all(TRANSFER_ENCODING).iter();
+    let framed = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            answer.version == Version::HTTP_11 && coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+        }
+        _ => false,
+    };
+    framed && (answer.status != StatusCode::SWITCHING_PROTOCOLS || upgrade)
 }
 
 /// Whether the request can be sent once more: its method allows it, and its body is still at hand.
