@@ -1,14 +1,10 @@
-//! Any text is either a valid configuration or a list of diagnostics that can be rendered.
+//! Any text is a valid configuration, or a list of diagnostics: see `targets.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use tidegate_model::check::{SourceFile, check};
-use tidegate_model::diagnostic::{Colour, render_all};
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each binary runs one target")]
+mod targets;
 
-fuzz_target!(|text: &str| {
-    let file = SourceFile { path: "edge.yaml".into(), text: text.to_owned() };
-    if let Err(diagnostics) = check(&[file]) {
-        assert!(!diagnostics.is_empty(), "a refusal says why");
-        assert!(!render_all(&diagnostics, Colour::Off).is_empty());
-    }
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    targets::config(bytes);
 });
