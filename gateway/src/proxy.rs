@@ -40,7 +40,7 @@ use crate::acme::Challenges;
 use crate::carry::respond::Reply;
 use crate::carry::{edit, finish, head, peer, verdict};
 use crate::clock;
-use crate::decide::{Answer, answer};
+use crate::decide::{Answer, Reason, answer};
 use crate::exchange::Exchange;
 use crate::record::RouteMetrics;
 use crate::record::access::AccessLog;
@@ -194,6 +194,9 @@ impl ProxyHttp for Proxy {
                 exchange.set_deadline(exchange.first_byte_deadline(clock::now()));
             }
         }
+        if end && let Some(deadline) = &exchange.deadline {
+            deadline.body_ended();
+        }
         if let Some(tap) = &mut exchange.tap {
             if let Some(chunk) = body {
                 tap.chunk(chunk);
@@ -231,6 +234,9 @@ impl ProxyHttp for Proxy {
         } else {
             let plan = exchange.plan.as_deref().ok_or_else(no_plan)?;
             exchange.set_deadline(exchange.total_deadline(plan));
+        }
+        if let Some(deadline) = &exchange.deadline {
+            deadline.body_ended(); // An endpoint that answers early has what it needs.
         }
         if let (Some(tap), Some(first_byte)) = (&mut exchange.tap, exchange.first_byte) {
             tap.main_answer_head(status, &response.headers, first_byte);
@@ -294,6 +300,10 @@ impl ProxyHttp for Proxy {
         error.set_retry(false);
         if *error.esource() != ErrorSource::Upstream || exchange.first_byte.is_some() {
             return error; // The client's doing, or too late to try again.
+        }
+        if exchange.deadline.as_ref().is_some_and(|deadline| deadline.client_was_slow()) {
+            exchange.reason = Some(Reason::ClientLate);
+            return error; // Its body didn't come, so the try was broken off; the endpoint did nothing wrong.
         }
         let late = exchange.is_late() || *error.etype() == ErrorType::ReadTimedout;
         let repeatable = verdict::may_repeat(session, exchange);

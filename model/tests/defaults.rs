@@ -14,6 +14,7 @@ fn skeleton() -> Value {
             "bind": "0.0.0.0:8443",
             "certificates": [{"cert": "a.crt", "key": "a.key"}],
             "timeouts": {},
+            "http2": {},
         }},
         "client_ip": {},
         "paths": {},
@@ -95,7 +96,9 @@ fn leaving_sections_out_means_the_same_as_opening_them_empty() {
     for key in ["client_ip", "paths", "bounds"] {
         without.as_object_mut().expect("the skeleton is a mapping").remove(key);
     }
-    for (section, keys) in [("services", ["eject", "retry", "timeouts"].as_slice()), ("listeners", &["timeouts"])] {
+    for (section, keys) in
+        [("services", ["eject", "retry", "timeouts"].as_slice()), ("listeners", &["timeouts", "http2"])]
+    {
         for entry in without[section].as_object_mut().expect("this section is a mapping").values_mut() {
             for key in keys {
                 entry.as_object_mut().expect("each entry is a mapping").remove(*key);

@@ -1,4 +1,4 @@
-//! Deadlines towards an endpoint that Pingora doesn't keep: first byte, and the whole exchange.
+//! Deadlines that Pingora doesn't keep: an endpoint's first byte, the whole exchange, and the body of an HTTP/2 client.
 //!
 //! The hooks in `proxy` say which deadline is next; [`Deadline::guard`] runs the exchange and, when
 //! that moment passes, shuts the upstream socket down. Pingora then sees a broken connection, the hooks see
@@ -10,14 +10,25 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use tidegate_model::time::Timestamp;
 
+use super::body::Body;
 use crate::clock;
 
 /// No socket may be shut down.
 const NO_SOCKET: i32 = -1;
+
+/// Who was too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    /// The endpoint.
+    Endpoint,
+    /// The client, with its body.
+    Client,
+}
 
 /// The next deadline of one exchange. Shared between the hooks and the guard, which run in the same task.
 #[derive(Debug)]
@@ -25,11 +36,20 @@ pub struct Deadline {
     at: AtomicU64,
     socket: AtomicI32,
     passed: AtomicBool,
+    /// The client's body, where it is watched. Locked by one task only.
+    body: Mutex<Option<Body>>,
+    body_at: AtomicU64,
 }
 
 impl Default for Deadline {
     fn default() -> Self {
-        Self { at: AtomicU64::new(u64::MAX), socket: AtomicI32::new(NO_SOCKET), passed: AtomicBool::new(false) }
+        Self {
+            at: AtomicU64::new(u64::MAX),
+            socket: AtomicI32::new(NO_SOCKET),
+            passed: AtomicBool::new(false),
+            body: Mutex::new(None),
+            body_at: AtomicU64::new(u64::MAX),
+        }
     }
 }
 
@@ -37,6 +57,40 @@ impl Deadline {
     /// From now on, `at` is the next deadline; `None` lifts it.
     pub fn set(&self, at: Option<Timestamp>) {
         self.at.store(at.map_or(u64::MAX, Timestamp::as_nanos), Relaxed);
+    }
+
+    /// From now on the client must bring its body.
+    pub fn expect_body(&self, mut body: Body) {
+        self.body_at.store(body.late(clock::now()).as_nanos(), Relaxed);
+        *self.body() = Some(body);
+    }
+
+    /// The client's body is no longer waited for.
+    pub fn body_ended(&self) {
+        if self.body_at.swap(u64::MAX, Relaxed) != u64::MAX {
+            *self.body() = None;
+        }
+    }
+
+    /// Whether the client's body has come too slowly.
+    pub fn client_was_slow(&self) -> bool {
+        self.body().as_ref().is_some_and(Body::is_given_up)
+    }
+
+    fn body(&self) -> MutexGuard<'_, Option<Body>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next deadline has passed. Who was too slow? Nobody, when the body has come on meanwhile.
+    fn pass(&self, at: u64) -> Option<Slow> {
+        if self.at.load(Relaxed) == at {
+            self.at.store(u64::MAX, Relaxed);
+            self.passed.store(true, Relaxed);
+            return Some(Slow::Endpoint);
+        }
+        let next = self.body().as_mut().map_or(Some(u64::MAX), |body| body.look(clock::now()).map(Timestamp::as_nanos));
+        self.body_at.store(next.unwrap_or(u64::MAX), Relaxed);
+        next.is_none().then_some(Slow::Client)
     }
 
     /// The socket to shut down; `None` where it is shared or closed.
@@ -66,7 +120,7 @@ impl Deadline {
                 return Poll::Ready(Some(out));
             }
             loop {
-                let at = self.at.load(Relaxed);
+                let at = self.at.load(Relaxed).min(self.body_at.load(Relaxed));
                 if at == u64::MAX {
                     return Poll::Pending;
                 }
@@ -78,8 +132,9 @@ impl Deadline {
                 if sleep.poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                self.at.store(u64::MAX, Relaxed);
-                self.passed.store(true, Relaxed);
+                if self.pass(at).is_none() {
+                    continue;
+                }
                 let socket = self.socket.swap(NO_SOCKET, Relaxed);
                 if socket == NO_SOCKET {
                     return Poll::Ready(None);

@@ -1,5 +1,6 @@
 //! Carries a plan out. With `proxy`, the only code that knows how bytes get to an endpoint.
 
+pub mod body;
 pub mod deadline;
 pub mod edit;
 pub mod express;

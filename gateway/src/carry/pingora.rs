@@ -9,19 +9,26 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{self, H2Accept, HttpSession as Http2Session};
+use pingora_core::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession as Http2Session};
 use pingora_core::protocols::{Digest, Stream};
 use pingora_core::server::configuration::ServerConf;
+use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
+use tidegate_model::desired::ListenerGuard;
 use tokio::sync::{Notify, watch};
 use tracing::debug;
 
+use crate::carry::body::Body;
 use crate::carry::deadline::Deadline;
 use crate::clock;
 use crate::decide::Connection;
 use crate::door::Carrier;
+use crate::door::pulse::Pulse;
+use crate::door::refusal::Refusal;
 use crate::door::stream::DoorStream;
 use crate::exchange::Exchange;
 use crate::proxy::{BEGUN, Proxy, Shared};
@@ -35,6 +42,16 @@ const MALFORMED_STREAMS: usize = 32;
 /// How long an HTTP/2 client without streams may take to confirm a GOAWAY. It may have begun a stream before it heard of
 /// it (RFC 9113 §6.8), so this is longer than any usual way to a client and back.
 const GOAWAY: Duration = Duration::from_secs(3);
+
+/// How much later than the door Pingora gives up on a body.
+const AFTER_THE_DOOR: Duration = Duration::from_secs(5);
+
+/// Streams reset by us for a client's mistakes, over the life of a connection. Beyond it the connection is closed
+/// with ENHANCE_YOUR_CALM, as it is when the door finds that they come too fast.
+const MADE_RESETS: usize = 1_024;
+
+/// Bytes of an answer that wait for one stream's client. Beyond it the endpoint isn't read any further.
+const SEND_BUFFER: usize = 128 << 10;
 
 /// Unread bytes of a request body that are drained, so that the connection can be used again, take at most this long.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,8 +84,16 @@ impl PingoraCarrier {
         Exchange::new(connection, last, self.shared.snapshot.load_full(), clock::now())
     }
 
-    async fn exchange(&self, session: ServerSession, mut exchange: Exchange) -> Option<ReusedHttpStream> {
+    async fn exchange(
+        &self,
+        session: ServerSession,
+        mut exchange: Exchange,
+        body: Option<Body>,
+    ) -> Option<ReusedHttpStream> {
         let deadline = Arc::new(Deadline::default());
+        if let Some(body) = body {
+            deadline.expect_body(body);
+        }
         exchange.deadline = Some(Arc::clone(&deadline));
         let begun = Cell::new(Some(exchange));
         let work = BEGUN.scope(begun, self.proxy.process_new_http(session, &self.drain));
@@ -79,11 +104,12 @@ impl PingoraCarrier {
     pub async fn carry(&self, stream: Box<DoorStream>, exchange: Exchange) -> Option<Box<DoorStream>> {
         let body_timeout = exchange.connection.guard.body_timeout;
         let mut session = ServerSession::new_http1(stream as Stream);
-        session.set_read_timeout(Some(body_timeout));
+        // The door is stricter, and gives up first.
+        session.set_read_timeout(Some(body_timeout + AFTER_THE_DOOR));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         // What is left of a body is drained after an early answer, so the connection may go on.
         session.set_close_on_response_before_downstream_finish(false);
-        let reused = self.exchange(session, exchange).await?;
+        let reused = self.exchange(session, exchange, None).await?;
         let (stream, _settings) = reused.consume();
         stream.into_any().downcast::<DoorStream>().ok()
     }
@@ -103,10 +129,11 @@ impl Carrier for PingoraCarrier {
 
     async fn http2(
         self: Arc<Self>,
-        stream: Box<DoorStream>,
+        mut stream: Box<DoorStream>,
         connection: Arc<Connection>,
         mut drain: watch::Receiver<bool>,
     ) {
+        let Some(pulse) = stream.pulse() else { return };
         let stream = stream as Stream;
         let digest = Arc::new(Digest {
             ssl_digest: stream.get_ssl_digest(),
@@ -114,10 +141,7 @@ impl Carrier for PingoraCarrier {
             proxy_digest: stream.get_proxy_digest(),
             socket_digest: stream.get_socket_digest(),
         });
-        let mut options = server::default_h2_options();
-        options.max_concurrent_streams(connection.guard.max_streams);
-        options.max_header_list_size(u32::try_from(connection.guard.max_header_bytes).unwrap_or(u32::MAX));
-        let handshake = server::handshake(stream, Some(options));
+        let handshake = server::handshake(stream, Some(options(&connection.guard)));
         let mut http2 = match tokio::time::timeout(connection.guard.handshake_timeout, handshake).await {
             Ok(Ok(http2)) => http2,
             Ok(Err(error)) => return debug!(%error, "http2 preface refused"),
@@ -160,18 +184,57 @@ impl Carrier for PingoraCarrier {
                         return debug!("http2 connection closed for malformed streams");
                     }
                 }
-                Ok(Some(H2Accept::Session(session))) => {
+                Ok(Some(H2Accept::Session(mut session))) => {
+                    if session.req_header().headers.len() > connection.guard.max_headers {
+                        pulse.refused(Refusal::TooManyHeaders);
+                        refuse(&mut session);
+                        continue;
+                    }
+                    session.set_write_timeout(Some(connection.guard.send_timeout));
                     let place = streams.enter();
                     let carrier = Arc::clone(&self);
+                    let body = body(&session, &connection.guard, &pulse);
                     let connection = Arc::clone(&connection);
                     tokio::spawn(async move {
                         let _place = place;
                         let exchange = carrier.begin(connection, false);
-                        carrier.exchange(ServerSession::new_http2(session), exchange).await;
+                        carrier.exchange(ServerSession::new_http2(session), exchange, body).await;
                     });
                 }
             }
         }
+    }
+}
+
+/// How HTTP/2 is spoken with clients of a listener.
+fn options(guard: &ListenerGuard) -> H2Options {
+    let streams = guard.max_streams as usize;
+    let mut options = server::default_h2_options();
+    options
+        .max_concurrent_streams(guard.max_streams)
+        .max_header_list_size(u32::try_from(guard.max_header_bytes).unwrap_or(u32::MAX))
+        // A page that is left resets all its streams at once, maybe before we have looked at any of them. How often
+        // that may happen is the door's to say.
+        .max_pending_accept_reset_streams(streams.max(1))
+        .max_concurrent_reset_streams(streams.max(1))
+        .max_local_error_reset_streams(Some(MADE_RESETS))
+        .max_send_buffer_size(SEND_BUFFER);
+    options
+}
+
+/// The body that a client must bring from now on. gRPC calls are conversations, in which silence is nobody's fault.
+fn body(session: &Http2Session, guard: &ListenerGuard, pulse: &Arc<Pulse>) -> Option<Body> {
+    let kind = session.req_header().headers.get(CONTENT_TYPE);
+    let talks = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    (!talks && !session.is_body_empty()).then(|| Body::new(Arc::clone(pulse), guard.min_body_rate, guard.body_timeout))
+}
+
+/// Answers a request with more headers than its listener allows.
+fn refuse(session: &mut Http2Session) {
+    let answer = ResponseHeader::build(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None)
+        .and_then(|answer| session.write_response_header(Box::new(answer), true));
+    if let Err(error) = answer {
+        debug!(%error, "http2 client left before it was refused");
     }
 }
 

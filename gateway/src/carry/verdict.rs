@@ -36,6 +36,7 @@ impl Failure {
             (Self::BodyTooLarge, _) => (413, Reason::BodyTooLarge, "request body is larger than this route allows\n"),
             (Self::ClientLate, _) => (408, Reason::ClientLate, "the request's body did not arrive in time\n"),
             (Self::BadRequest, _) => (400, Reason::BadRequest, "the request is malformed\n"),
+            (Self::Endpoint, Some(Reason::ClientLate)) => return Self::ClientLate.answer(exchange),
             (Self::Endpoint, Some(Reason::Unreachable)) => {
                 (503, Reason::Unreachable, "no endpoint could be reached; try again shortly\n")
             }
@@ -76,6 +77,12 @@ pub fn may_repeat(session: &Session, exchange: &Exchange) -> bool {
     !session.as_ref().retry_buffer_truncated() && exchange.allows_repeating(&session.req_header().method)
 }
 
+/// Whether the door gave up waiting for the client.
+fn is_too_slow(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+}
+
 /// What Pingora's error means; `None` when the client is gone or has part of an answer already.
 pub fn failure(session: &Session, error: &Error) -> Option<Failure> {
     if session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == 101) {
@@ -84,6 +91,7 @@ pub fn failure(session: &Session, error: &Error) -> Option<Failure> {
     match (error.esource(), error.etype()) {
         (_, ErrorType::HTTPStatus(413)) => Some(Failure::BodyTooLarge),
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Failure::ClientLate),
+        (ErrorSource::Downstream, ErrorType::ReadError) if is_too_slow(error) => Some(Failure::ClientLate),
         (
             ErrorSource::Downstream,
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::WriteTimedout,

@@ -1,22 +1,28 @@
-//! Who is here: counts connections, in all and by source, and lets `drain` wait for the last.
+//! Who is here: counts connections, in all, by network and by source, and lets `drain` wait for the last.
 //!
 //! # Invariants
 //!
 //! - A [`Seat`] gives back what it took, whatever ends its connection.
-//! - The table holds one entry for each source that is connected, so it is bounded by
+//! - The tables hold one entry for each source and network that is connected, so they are bounded by
 //!   `bounds.connections`.
+//!
+//! # Not here
+//!
+//! Handshakes in progress are counted in `lobby`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntGauge;
 use tokio::sync::Notify;
 
+use super::lobby::{Lobby, LobbyRoom, Ticket};
 use super::metrics::Turned;
+use super::source::{Source, shard};
 
-/// The table is cut into this many parts, so that cores seldom wait for each other.
+/// A table is cut into this many parts, so that cores seldom wait for each other.
 const SHARDS: usize = 16;
 
 /// How many may come.
@@ -26,6 +32,10 @@ pub struct Room {
     pub connections: usize,
     /// Connections from one source.
     pub per_source: usize,
+    /// Connections from one network.
+    pub per_network: usize,
+    /// Handshakes in progress.
+    pub lobby: LobbyRoom,
     /// IPv6 sources are told apart by this many leading bits.
     pub v6_prefix: u8,
 }
@@ -36,7 +46,9 @@ pub struct Census {
     connections: AtomicUsize,
     /// Connections and accept loops.
     present: AtomicUsize,
-    sources: [Mutex<HashMap<u128, usize>>; SHARDS],
+    sources: Counts,
+    networks: Counts,
+    lobby: Arc<Lobby>,
     left: Notify,
     /// The drain is over: connections end because they are cut off.
     cut: AtomicBool,
@@ -87,11 +99,40 @@ impl Census {
             left.await;
         }
     }
+}
 
-    fn source(&self, key: u128) -> std::sync::MutexGuard<'_, HashMap<u128, usize>> {
-        let shard = (key ^ (key >> 64) ^ (key >> 32)) as usize % SHARDS;
+/// How many connections each key has.
+#[derive(Debug, Default)]
+struct Counts([Mutex<HashMap<u128, usize>>; SHARDS]);
+
+impl Counts {
+    /// Counts one more, unless there are `most`.
+    fn enter(&self, key: u128, most: usize) -> bool {
+        let mut counts = self.lock(key);
+        let count = counts.entry(key).or_default();
+        if *count >= most {
+            if *count == 0 {
+                counts.remove(&key);
+            }
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    fn leave(&self, key: u128) {
+        let mut counts = self.lock(key);
+        if let Some(count) = counts.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&key);
+            }
+        }
+    }
+
+    fn lock(&self, key: u128) -> MutexGuard<'_, HashMap<u128, usize>> {
         // A panic between two lines of counting can't leave a count half changed.
-        self.sources[shard].lock().unwrap_or_else(PoisonError::into_inner)
+        self.0[shard(key)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,7 +152,7 @@ impl Drop for Presence {
 #[derive(Debug)]
 pub struct Seat {
     presence: Presence,
-    source: Option<u128>,
+    source: Option<Source>,
     gauge: IntGauge,
 }
 
@@ -121,49 +162,36 @@ impl Seat {
         self.presence.0.cut.load(Ordering::Relaxed)
     }
 
-    /// Counts the connection for its source, unless that has too many.
-    pub fn belongs_to(&mut self, source: IpAddr, room: Room) -> Result<(), Turned> {
-        let key = key(source, room.v6_prefix);
-        let mut sources = self.presence.0.source(key);
-        let count = sources.entry(key).or_default();
-        if *count >= room.per_source {
-            if *count == 0 {
-                sources.remove(&key);
-            }
+    /// Counts the connection for its source and network, unless one of them has too many.
+    pub fn belongs_to(&mut self, address: IpAddr, room: Room) -> Result<(), Turned> {
+        let source = Source::of(address, room.v6_prefix);
+        let census = &self.presence.0;
+        if !census.sources.enter(source.key, room.per_source) {
             return Err(Turned::SourceFull);
         }
-        *count += 1;
-        drop(sources);
-        self.source = Some(key);
+        if !census.networks.enter(source.network, room.per_network) {
+            census.sources.leave(source.key);
+            return Err(Turned::NetworkFull);
+        }
+        self.source = Some(source);
         Ok(())
+    }
+
+    /// Counts a handshake for the connection's source. `None` before [`Seat::belongs_to`].
+    pub fn shakes_hands(&self, room: Room) -> Option<Ticket> {
+        self.source.map(|source| self.presence.0.lobby.enter(source, room.lobby))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let census = &self.presence.0;
-        if let Some(key) = self.source {
-            let mut sources = census.source(key);
-            if let Some(count) = sources.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    sources.remove(&key);
-                }
-            }
+        if let Some(source) = self.source {
+            census.sources.leave(source.key);
+            census.networks.leave(source.network);
         }
         census.connections.fetch_sub(1, Ordering::Relaxed);
         self.gauge.dec();
-    }
-}
-
-/// A source as a number: IPv4 as its mapped address, IPv6 cut to its prefix.
-fn key(source: IpAddr, v6_prefix: u8) -> u128 {
-    match source.to_canonical() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => {
-            let hidden = 128 - u32::from(v6_prefix.min(128));
-            v6.to_bits().checked_shr(hidden).unwrap_or(0).checked_shl(hidden).unwrap_or(0)
-        }
     }
 }
 
@@ -171,7 +199,13 @@ fn key(source: IpAddr, v6_prefix: u8) -> u128 {
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { connections: 3, per_source: 2, v6_prefix: 64 };
+    const ROOM: Room = Room {
+        connections: 3,
+        per_source: 2,
+        per_network: 2,
+        lobby: LobbyRoom { total: 1, per_source: 1, per_network: 1 },
+        v6_prefix: 64,
+    };
 
     fn census() -> (Arc<Census>, IntGauge) {
         (Arc::new(Census::default()), IntGauge::new("open", "open").unwrap())
@@ -199,11 +233,30 @@ mod tests {
         let first = seats[0].belongs_to("2001:db8::1".parse().unwrap(), ROOM);
         let second = seats[1].belongs_to("2001:db8::2:1".parse().unwrap(), ROOM);
         let third = seats[2].belongs_to("2001:db8::3".parse().unwrap(), ROOM);
-        let other = seats[2].belongs_to("2001:db8:0:1::3".parse().unwrap(), ROOM);
+        let other = seats[2].belongs_to("2001:db8:1:1::3".parse().unwrap(), ROOM);
         drop(seats);
 
         assert_eq!((first, second, third, other), (Ok(()), Ok(()), Err(Turned::SourceFull), Ok(())));
-        assert!(census.sources.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        for counts in [&census.sources, &census.networks] {
+            assert!(counts.0.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_full_turns_its_sources_away_and_counts_them_nowhere() {
+        let (census, gauge) = census();
+        let mut seats: Vec<_> = (0..3).map(|_| census.seat(ROOM, &gauge).unwrap()).collect();
+
+        let first = seats[0].belongs_to("192.0.2.1".parse().unwrap(), ROOM);
+        let second = seats[1].belongs_to("192.0.2.2".parse().unwrap(), ROOM);
+        let third = seats[2].belongs_to("192.0.2.3".parse().unwrap(), ROOM);
+        let elsewhere = seats[2].belongs_to("192.0.3.3".parse().unwrap(), ROOM);
+        drop(seats);
+
+        assert_eq!((first, second, third, elsewhere), (Ok(()), Ok(()), Err(Turned::NetworkFull), Ok(())));
+        for counts in [&census.sources, &census.networks] {
+            assert!(counts.0.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        }
     }
 
     #[tokio::test]

@@ -66,7 +66,7 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, terms: Arc<Terms>, room: Ro
 async fn open(
     tcp: TcpStream,
     peer: SocketAddr,
-    terms: &Terms,
+    terms: &Arc<Terms>,
     room: Room,
     mut seat: Seat,
 ) -> Option<(Box<DoorStream>, Arc<Connection>)> {
@@ -96,11 +96,20 @@ async fn open(
     let (mut stream, tls) = match &terms.tls {
         None => (Box::new(DoorStream::over_socket(socket, peer, local)), None),
         Some(front) => {
-            let (stream, facts) = handshake(socket, front, terms, peer, local).await?;
+            let ticket = seat.shakes_hands(room)?;
+            let shaken = tokio::select! {
+                biased;
+                shaken = handshake(socket, front, terms, peer, local) => shaken,
+                () = ticket.given_up() => {
+                    terms.metrics.handshake(Handshake::Crowded);
+                    None
+                }
+            };
+            let (stream, facts) = shaken?;
             (stream, Some(Arc::new(facts)))
         }
     };
-    stream.count(seat, terms.metrics.refusals(Refusal::BadChunking).clone());
+    stream.is_served(seat, Arc::clone(terms));
     let connection = Connection {
         peer,
         local,

@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::http2::Abuse;
 use super::refusal::Refusal;
 
 /// Why a connection was closed before it could send a request.
@@ -11,6 +12,8 @@ pub enum Turned {
     Full,
     /// `bounds.connections_per_source` is reached.
     SourceFull,
+    /// `bounds.connections_per_network` is reached.
+    NetworkFull,
     /// No file descriptor (or memory) was left to accept it with; it waits in the kernel's queue.
     NoDescriptor,
     /// The PROXY header was missing or malformed.
@@ -22,13 +25,21 @@ pub enum Turned {
 }
 
 impl Turned {
-    const ALL: [Self; 6] =
-        [Self::Full, Self::SourceFull, Self::NoDescriptor, Self::BadProxyHeader, Self::Late, Self::Banned];
+    const ALL: [Self; 7] = [
+        Self::Full,
+        Self::SourceFull,
+        Self::NetworkFull,
+        Self::NoDescriptor,
+        Self::BadProxyHeader,
+        Self::Late,
+        Self::Banned,
+    ];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::SourceFull => "source_full",
+            Self::NetworkFull => "network_full",
             Self::NoDescriptor => "no_descriptor",
             Self::BadProxyHeader => "bad_proxy_header",
             Self::Late => "late",
@@ -44,6 +55,8 @@ pub enum Handshake {
     Ok,
     /// It took too long.
     Late,
+    /// It had to give way to others: `bounds.handshakes` or one of its kin is reached.
+    Crowded,
     /// The client left.
     Closed,
     /// The client spoke plain HTTP.
@@ -69,9 +82,10 @@ pub enum Handshake {
 }
 
 impl Handshake {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Ok,
         Self::Late,
+        Self::Crowded,
         Self::Closed,
         Self::PlainHttp,
         Self::Garbage,
@@ -89,6 +103,7 @@ impl Handshake {
         match self {
             Self::Ok => "ok",
             Self::Late => "late",
+            Self::Crowded => "crowded",
             Self::Closed => "closed",
             Self::PlainHttp => "plain_http",
             Self::Garbage => "garbage",
@@ -146,7 +161,7 @@ impl DoorMetrics {
             )?,
             refused: counters(
                 "tidegate_requests_refused_total",
-                "Requests refused for breaking a rule of HTTP/1 or a bound.",
+                "Requests and HTTP/2 connections refused for breaking a rule or a bound.",
                 &["listener", "reason"],
             )?,
         })
@@ -161,6 +176,7 @@ impl DoorMetrics {
             handshakes: Handshake::ALL.map(|result| self.handshakes.with_label_values(&[name, result.label()])),
             resumed: self.resumed.with_label_values(&[name]),
             refused: Refusal::ALL.map(|why| self.refused.with_label_values(&[name, why.label()])),
+            abused: Abuse::ALL.map(|what| self.refused.with_label_values(&[name, what.label()])),
         }
     }
 }
@@ -177,6 +193,7 @@ pub struct ListenerMetrics {
     turned: [IntCounter; Turned::ALL.len()],
     handshakes: [IntCounter; Handshake::ALL.len()],
     refused: [IntCounter; Refusal::ALL.len()],
+    abused: [IntCounter; Abuse::ALL.len()],
 }
 
 impl ListenerMetrics {
@@ -190,14 +207,14 @@ impl ListenerMetrics {
         self.handshakes[result as usize].inc();
     }
 
-    /// The counter of requests refused for this reason.
-    pub fn refusals(&self, why: Refusal) -> &IntCounter {
-        &self.refused[why as usize]
-    }
-
     /// Counts a refused request.
     pub fn refused(&self, why: Refusal) {
-        self.refusals(why).inc();
+        self.refused[why as usize].inc();
+    }
+
+    /// Counts an HTTP/2 connection that was closed for abuse.
+    pub fn abused(&self, what: Abuse) {
+        self.abused[what as usize].inc();
     }
 }
 
@@ -214,6 +231,9 @@ mod tests {
         for why in Refusal::ALL {
             metrics.refused(why);
         }
+        for what in Abuse::ALL {
+            metrics.abused(what);
+        }
         for why in Turned::ALL {
             metrics.turned(why);
         }
@@ -224,6 +244,6 @@ mod tests {
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
         let ones = String::from_utf8(text).unwrap().lines().filter(|line| line.ends_with("\"} 1")).count();
-        assert_eq!(ones, Refusal::ALL.len() + Turned::ALL.len() + Handshake::ALL.len());
+        assert_eq!(ones, Refusal::ALL.len() + Abuse::ALL.len() + Turned::ALL.len() + Handshake::ALL.len());
     }
 }

@@ -22,14 +22,19 @@ mod frames;
 pub mod framing;
 mod handshake;
 pub mod head;
+mod http2;
 mod io;
 mod listener;
+mod lobby;
 pub mod metrics;
 pub mod names;
 mod outgoing;
+pub mod pace;
 pub mod proxy_header;
+pub mod pulse;
 pub mod refusal;
 pub mod socket;
+mod source;
 pub mod stream;
 mod worker;
 
@@ -51,6 +56,7 @@ use crate::tls::{Front, TlsFiles, TlsShape, TlsShared};
 use census::{Census, Room};
 use listener::{AddressKey, Open, Terms};
 pub use listener::{BindError, Passed};
+use lobby::LobbyRoom;
 use metrics::DoorMetrics;
 use stream::DoorStream;
 use worker::{House, Order, Worker};
@@ -303,8 +309,18 @@ impl Door {
 }
 
 fn room(desired: &Desired) -> Room {
-    let Bounds { connections, connections_per_source, .. } = desired.bounds;
-    Room { connections, per_source: connections_per_source, v6_prefix: desired.client_ip.v6_prefix }
+    let bounds: &Bounds = &desired.bounds;
+    Room {
+        connections: bounds.connections,
+        per_source: bounds.connections_per_source,
+        per_network: bounds.connections_per_network,
+        lobby: LobbyRoom {
+            total: bounds.handshakes,
+            per_source: bounds.handshakes_per_source,
+            per_network: bounds.handshakes_per_network,
+        },
+        v6_prefix: desired.client_ip.v6_prefix,
+    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,10 @@ pub enum Refusal {
     BadChunking,
     /// The head took too long to arrive.
     Late,
+    /// The body came more slowly than `min_body_rate`, or not at all for `timeouts.body`.
+    SlowBody,
+    /// The answer was taken more slowly than `min_send_rate`, or not at all for `timeouts.send`.
+    SlowRead,
     /// Plain HTTP on a TLS port.
     PlainOnTls,
     /// HTTP/1 on a listener that speaks only HTTP/2.
@@ -62,7 +66,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, for metrics.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::RequestLine,
         Self::Method,
         Self::LongMethod,
@@ -87,6 +91,8 @@ impl Refusal {
         Self::BothLengths,
         Self::BadChunking,
         Self::Late,
+        Self::SlowBody,
+        Self::SlowRead,
         Self::PlainOnTls,
         Self::OnlyHttp2,
     ];
@@ -118,6 +124,8 @@ impl Refusal {
             Self::BothLengths => "both_lengths",
             Self::BadChunking => "bad_chunking",
             Self::Late => "late",
+            Self::SlowBody => "slow_body",
+            Self::SlowRead => "slow_read",
             Self::PlainOnTls => "plain_on_tls",
             Self::OnlyHttp2 => "only_http2",
         }
@@ -136,7 +144,7 @@ impl Refusal {
             Self::LongTarget => "414 URI Too Long",
             Self::Version | Self::OnlyHttp2 => "505 HTTP Version Not Supported",
             Self::TooManyHeaders | Self::LongHead => "431 Request Header Fields Too Large",
-            Self::Late => "408 Request Timeout",
+            Self::Late | Self::SlowBody | Self::SlowRead => "408 Request Timeout",
             _ => "400 Bad Request",
         }
     }
@@ -168,6 +176,8 @@ impl Refusal {
             Self::BothLengths => "Content-Length and Transfer-Encoding exclude each other.",
             Self::BadChunking => "The chunked body is malformed.",
             Self::Late => "The request took too long to arrive.",
+            Self::SlowBody => "The body arrives too slowly.",
+            Self::SlowRead => "The answer is taken too slowly.",
             Self::PlainOnTls => "This port speaks TLS: use https.",
             Self::OnlyHttp2 => "This port speaks only HTTP/2.",
         }

@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::tls::SslDigest;
-use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -35,11 +34,14 @@ use super::frames::{Frames, GOING_AWAY};
 use super::framing::{Body, Framing};
 use super::head::Head;
 use super::io::{GULP, Io};
+use super::listener::Terms;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
 use super::socket::Socket;
+use watch::Watch;
 
 mod facets;
+mod watch;
 
 /// Bytes that may wait behind the request being served. Beyond it the socket isn't read any
 /// further until that request is done: TCP holds the client back.
@@ -73,8 +75,12 @@ pub struct DoorStream {
     http2: bool,
     ssl: Option<Arc<SslDigest>>,
     socket: Arc<SocketDigest>,
-    /// Counts bodies whose chunking was refused.
-    bad_chunks: Option<IntCounter>,
+    /// The terms that the client came under; `None` for one that isn't served.
+    terms: Option<Arc<Terms>>,
+    /// Keeps the client to its pace while that is needed.
+    watch: Option<Box<Watch>>,
+    /// We have a last word to say before we close.
+    farewell: bool,
     /// Counts the connection as long as its socket is open.
     seat: Option<Seat>,
     /// Where an open WebSocket stands, on the way to the client.
@@ -124,17 +130,19 @@ impl DoorStream {
             http2: false,
             ssl: None,
             socket: Arc::new(digest),
-            bad_chunks: None,
+            terms: None,
+            watch: None,
+            farewell: false,
             seat: None,
             frames: None,
             closed: false,
         }
     }
 
-    /// Keeps the connection's place as long as the socket is open, and counts refused chunking.
-    pub(crate) fn count(&mut self, seat: Seat, bad_chunks: IntCounter) {
+    /// Keeps the connection's place as long as the socket is open, and the client to `terms`.
+    pub(crate) fn is_served(&mut self, seat: Seat, terms: Arc<Terms>) {
         self.seat = Some(seat);
-        self.bad_chunks = Some(bad_chunks);
+        self.terms = Some(terms);
     }
 
     /// What was read ahead and belongs to no request yet.
@@ -222,6 +230,7 @@ impl DoorStream {
         if self.ahead().is_empty() {
             (self.ahead, self.at) = (Vec::new(), 0);
         }
+        self.watch = None;
         self.out.rest();
     }
 
@@ -264,11 +273,15 @@ impl DoorStream {
     /// Reads for this request; what turns out to lie behind its end goes to `ahead`.
     fn poll_direct(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.io.poll_read(cx, buf))?;
+        let Poll::Ready(read) = self.io.poll_read(cx, buf) else { return self.poll_late(cx) };
+        read?;
         let fresh = &buf.filled()[before..];
         if fresh.is_empty() {
             self.eof = true;
             return Poll::Ready(Ok(()));
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.came(fresh.len());
         }
         let n = match self.framing.take(fresh) {
             Ok(n) => n,
@@ -298,8 +311,8 @@ impl DoorStream {
     /// Answers bad chunking itself, unless the carrier has begun to: a carrier only sees a body
     /// that can't be read, and would hang up without a word.
     fn refuse(&mut self, err: io::Error) -> io::Error {
-        if let Some(counter) = self.bad_chunks.take() {
-            counter.inc();
+        if let Some(terms) = &self.terms {
+            terms.metrics.refused(Refusal::BadChunking);
         }
         if !self.answered {
             self.out.push(Refusal::BadChunking.answer().as_bytes());
@@ -374,7 +387,7 @@ impl Drop for DoorStream {
         if self.seat.as_ref().is_some_and(Seat::is_cut_off) {
             return self.say_going_away();
         }
-        if self.closed || !self.has_unread() {
+        if self.closed || !(self.farewell || self.has_unread()) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -415,10 +428,19 @@ impl AsyncRead for DoorStream {
         if self.framing.is_done() {
             return self.poll_gone(cx);
         }
-        if !self.ahead().is_empty() {
-            return Poll::Ready(self.replay(buf));
+        let before = buf.filled().len();
+        if self.ahead().is_empty() {
+            ready!(self.poll_direct(cx, buf))?;
+        } else {
+            self.replay(buf)?;
         }
-        self.poll_direct(cx, buf)
+        if self.http2
+            && let Err(err) = self.watch_frames(&buf.filled()[before..])
+        {
+            buf.set_filled(before);
+            return Poll::Ready(Err(err));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -449,11 +471,17 @@ impl AsyncWrite for DoorStream {
         if !this.answered {
             this.watch_answer(bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| b));
         }
-        if this.http2 {
+        let written = if this.http2 {
             // It collects its frames itself.
-            return this.out.poll_pass(&mut this.io, cx, bufs);
+            this.out.poll_pass(&mut this.io, cx, bufs)
+        } else {
+            this.out.poll_write(&mut this.io, cx, bufs)
+        };
+        match written {
+            Poll::Pending => this.poll_stuck(cx).map(Err),
+            Poll::Ready(Ok(n)) => Poll::Ready(this.took(bufs, n).map(|()| n)),
+            Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
         }
-        this.out.poll_write(&mut this.io, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -462,7 +490,10 @@ impl AsyncWrite for DoorStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.out.poll_flush(&mut this.io, cx)
+        match this.out.poll_flush(&mut this.io, cx) {
+            Poll::Pending => this.poll_stuck(cx).map(Err),
+            flushed => flushed,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use super::acme::Ordered;
 use super::names::Names;
 use super::{Checker, networks};
-use crate::config::{Acme, Admin, At, Certificate, ClientCertificates, Listener, ListenerCertificate, TlsSettings};
+use crate::config::{
+    Acme, Admin, At, Certificate, ClientCertificates, Http2, Listener, ListenerCertificate, ListenerTimeouts,
+    TlsSettings,
+};
 use crate::desired::{
-    self, CertificateFiles, CertificateSource, ClientAuth, ClientVerify, HostPattern, ListenerGuard, ListenerTls,
-    Purpose,
+    self, CertificateFiles, CertificateSource, ClientAuth, ClientVerify, Frequency, HostPattern, Http2Bounds,
+    ListenerGuard, ListenerTls, Purpose,
 };
 use crate::diagnostic::Diagnostic;
-use crate::literal::{FilePath, Name, Speaks};
+use crate::literal::{FilePath, Name, Rate, Size, Speaks, Time};
 use crate::problems::Span;
 
 impl Checker<'_, '_> {
@@ -276,22 +279,38 @@ impl Checker<'_, '_> {
 fn guard(listener: &Listener) -> ListenerGuard {
     let default = ListenerGuard::default();
     let timeouts = listener.timeouts.as_ref();
+    let time = |written: fn(&ListenerTimeouts) -> &Option<At<Time>>, default| {
+        timeouts.and_then(|timeouts| written(timeouts).as_ref()).map_or(default, |time| time.value.0)
+    };
+    let size = |written: &Option<At<Size>>, default| written.as_ref().map_or(default, |size| size.value.0);
     ListenerGuard {
-        handshake_timeout: timeouts
-            .and_then(|timeouts| timeouts.handshake.as_ref())
-            .map_or(default.handshake_timeout, |time| time.value.0),
-        header_timeout: timeouts
-            .and_then(|timeouts| timeouts.header.as_ref())
-            .map_or(default.header_timeout, |time| time.value.0),
-        idle_timeout: timeouts
-            .and_then(|timeouts| timeouts.idle.as_ref())
-            .map_or(default.idle_timeout, |time| time.value.0),
-        body_timeout: timeouts
-            .and_then(|timeouts| timeouts.body.as_ref())
-            .map_or(default.body_timeout, |time| time.value.0),
-        max_header_bytes: listener.max_header.as_ref().map_or(default.max_header_bytes, |size| size.value.0 as usize),
+        handshake_timeout: time(|timeouts| &timeouts.handshake, default.handshake_timeout),
+        header_timeout: time(|timeouts| &timeouts.header, default.header_timeout),
+        idle_timeout: time(|timeouts| &timeouts.idle, default.idle_timeout),
+        body_timeout: time(|timeouts| &timeouts.body, default.body_timeout),
+        send_timeout: time(|timeouts| &timeouts.send, default.send_timeout),
+        min_body_rate: size(&listener.min_body_rate, default.min_body_rate),
+        min_send_rate: size(&listener.min_send_rate, default.min_send_rate),
+        max_header_bytes: size(&listener.max_header, default.max_header_bytes as u64) as usize,
         max_headers: listener.max_headers.as_ref().map_or(default.max_headers, |number| number.value.0 as usize),
         max_requests: listener.max_requests.as_ref().map_or(default.max_requests, |number| number.value.0 as u32),
         max_streams: listener.max_streams.as_ref().map_or(default.max_streams, |number| number.value.0 as u32),
+        http2: listener.http2.as_ref().map_or(default.http2, http2),
+    }
+}
+
+fn http2(written: &Http2) -> Http2Bounds {
+    let default = Http2Bounds::default();
+    let often = |written: &Option<At<Rate>>, default| {
+        let frequency = |rate: &At<Rate>| Frequency { count: rate.value.count, window: rate.value.window };
+        written.as_ref().map_or(default, frequency)
+    };
+    Http2Bounds {
+        resets: often(&written.resets, default.resets),
+        pings: often(&written.pings, default.pings),
+        settings: often(&written.settings, default.settings),
+        empty_data: often(&written.empty_data, default.empty_data),
+        priorities: often(&written.priorities, default.priorities),
+        window_updates: often(&written.window_updates, default.window_updates),
     }
 }

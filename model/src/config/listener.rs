@@ -3,7 +3,8 @@
 use super::decode::{At, Many};
 use super::section::section;
 use crate::literal::{
-    Bind, CertName, FilePath, HeaderName, HostMatch, Name, Network, Protocol, Size, Time, TlsMin, VerifyClient, Whole,
+    Bind, CertName, FilePath, HeaderName, HostMatch, Name, Network, Protocol, Rate, Size, Time, TlsMin, VerifyClient,
+    Whole,
 };
 
 section! {
@@ -46,6 +47,42 @@ section! {
         /// Concurrent streams on one HTTP/2 connection.
         #[schemars(extend("default" = 128))]
         pub max_streams: Option<At<Whole<1, 65_535>>>,
+        /// Bytes a second that a request body must bring while it is waited for, measured after 10 s (or `timeouts.body`,
+        /// where that is less). A client that was faster has credit for pauses, up to `timeouts.body`. Slower: 408. A gRPC
+        /// call may be silent. 0: no bound.
+        #[schemars(extend("default" = "256B"))]
+        pub min_body_rate: Option<At<Size>>,
+        /// Bytes a second that a client must take of its answers while some wait for it, measured after 10 s (or
+        /// `timeouts.send`, where that is less). Slower: the connection is cut. 0: no bound.
+        #[schemars(extend("default" = "256B"))]
+        pub min_send_rate: Option<At<Size>>,
+        /// What an HTTP/2 client may do beyond requests and bodies.
+        pub http2: Option<Http2>,
+    }
+}
+
+section! {
+    /// How often an HTTP/2 client may send frames that cost the gateway more than the client. An honest client stays far
+    /// below; beyond a bound the connection is closed with ENHANCE_YOUR_CALM, and counted.
+    pub struct Http2 {
+        /// Streams that the client resets, where they are more than half of those it opened (rapid reset).
+        #[schemars(extend("default" = "200/10s"))]
+        pub resets: Option<At<Rate>>,
+        /// PING frames, beyond one for each frame of an answer.
+        #[schemars(extend("default" = "100/10s"))]
+        pub pings: Option<At<Rate>>,
+        /// SETTINGS frames.
+        #[schemars(extend("default" = "50/10s"))]
+        pub settings: Option<At<Rate>>,
+        /// DATA frames that hold nothing and end nothing.
+        #[schemars(extend("default" = "100/10s"))]
+        pub empty_data: Option<At<Rate>>,
+        /// PRIORITY frames and frames of unknown types, beyond four for each request.
+        #[schemars(extend("default" = "500/10s"))]
+        pub priorities: Option<At<Rate>>,
+        /// WINDOW_UPDATE frames, beyond four for each frame of an answer.
+        #[schemars(extend("default" = "2000/10s"))]
+        pub window_updates: Option<At<Rate>>,
     }
 }
 
@@ -114,6 +151,9 @@ section! {
         /// Between two reads of a request body.
         #[schemars(extend("default" = "30s"))]
         pub body: Option<At<Time>>,
+        /// Between two pieces of an answer that the client takes.
+        #[schemars(extend("default" = "1m"))]
+        pub send: Option<At<Time>>,
     }
 }
 

@@ -17,8 +17,8 @@ mod service;
 pub use acme::Acme;
 pub use decode::{At, Many, Switch, Table};
 pub use listener::{
-    Admin, Certificate, ClientCertificates, ClientIp, Listener, ListenerCertificate, ListenerTimeouts, ProxyProtocol,
-    TlsSettings,
+    Admin, Certificate, ClientCertificates, ClientIp, Http2, Listener, ListenerCertificate, ListenerTimeouts,
+    ProxyProtocol, TlsSettings,
 };
 pub use route::{
     Answer, Cors, HeaderEdits, Issue, Match, MethodSet, Redirect, Rewrite, Route, RouteTimeouts, Shadow, Split,
@@ -143,6 +143,18 @@ section! {
         /// Open client connections from one address. Beyond it new ones are closed at once.
         #[schemars(extend("default" = 10_000))]
         pub connections_per_source: Option<At<Whole<1, 10_000_000>>>,
+        /// Open client connections from one network (IPv4 /24, IPv6 /48). Beyond it new ones are closed at once.
+        #[schemars(extend("default" = 12_000))]
+        pub connections_per_network: Option<At<Whole<1, 10_000_000>>>,
+        /// TLS handshakes in progress. Beyond it the oldest is given up: an honest one takes milliseconds.
+        #[schemars(extend("default" = 2_000))]
+        pub handshakes: Option<At<Whole<1, 1_000_000>>>,
+        /// TLS handshakes in progress from one address. Beyond it its oldest is given up.
+        #[schemars(extend("default" = 500))]
+        pub handshakes_per_source: Option<At<Whole<1, 1_000_000>>>,
+        /// TLS handshakes in progress from one network (IPv4 /24, IPv6 /48). Beyond it its oldest is given up.
+        #[schemars(extend("default" = 1_000))]
+        pub handshakes_per_network: Option<At<Whole<1, 1_000_000>>>,
     }
 }
 

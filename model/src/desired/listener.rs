@@ -53,6 +53,12 @@ pub struct ListenerGuard {
     pub idle_timeout: Duration,
     /// Between two reads of a request body.
     pub body_timeout: Duration,
+    /// Between two pieces of an answer that the client takes.
+    pub send_timeout: Duration,
+    /// Bytes a second of a request body that is waited for. 0: no bound.
+    pub min_body_rate: u64,
+    /// Bytes a second that a client takes of what waits for it. 0: no bound.
+    pub min_send_rate: u64,
     /// Bytes in the request line and headers together.
     pub max_header_bytes: usize,
     /// Number of headers.
@@ -61,6 +67,48 @@ pub struct ListenerGuard {
     pub max_requests: u32,
     /// Concurrent streams on one HTTP/2 connection.
     pub max_streams: u32,
+    /// Bounds on what an HTTP/2 client sends beyond requests and bodies.
+    pub http2: Http2Bounds,
+}
+
+/// How often an HTTP/2 client may send frames that cost more than they bring.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http2Bounds {
+    /// Streams that it resets, where they are more than half of those it opened.
+    pub resets: Frequency,
+    /// PING, beyond one for each frame of an answer.
+    pub pings: Frequency,
+    /// SETTINGS.
+    pub settings: Frequency,
+    /// DATA that holds nothing and ends nothing.
+    pub empty_data: Frequency,
+    /// PRIORITY and unknown types, beyond four for each request.
+    pub priorities: Frequency,
+    /// WINDOW_UPDATE, beyond four for each frame of an answer.
+    pub window_updates: Frequency,
+}
+
+impl Default for Http2Bounds {
+    fn default() -> Self {
+        let in_ten_seconds = |count| Frequency { count, window: Duration::from_secs(10) };
+        Self {
+            resets: in_ten_seconds(200),
+            pings: in_ten_seconds(100),
+            settings: in_ten_seconds(50),
+            empty_data: in_ten_seconds(100),
+            priorities: in_ten_seconds(500),
+            window_updates: in_ten_seconds(2_000),
+        }
+    }
+}
+
+/// So many in each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frequency {
+    /// How many, at least 1.
+    pub count: u32,
+    /// In which time, longer than nothing.
+    pub window: Duration,
 }
 
 impl Default for ListenerGuard {
@@ -70,10 +118,14 @@ impl Default for ListenerGuard {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(60),
+            min_body_rate: 256,
+            min_send_rate: 256,
             max_header_bytes: 32 << 10,
             max_headers: 128,
             max_requests: 0,
             max_streams: 128,
+            http2: Http2Bounds::default(),
         }
     }
 }

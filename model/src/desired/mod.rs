@@ -89,6 +89,14 @@ pub struct Bounds {
     pub connections: usize,
     /// Open client connections from one source address (or one IPv6 prefix).
     pub connections_per_source: usize,
+    /// Open client connections from one network: an IPv4 /24, an IPv6 /48.
+    pub connections_per_network: usize,
+    /// TLS handshakes in progress. Beyond it the oldest is given up.
+    pub handshakes: usize,
+    /// The same from one source.
+    pub handshakes_per_source: usize,
+    /// The same from one network.
+    pub handshakes_per_network: usize,
 }
 
 impl Default for Bounds {
@@ -99,6 +107,10 @@ impl Default for Bounds {
             bans: 1_000_000,
             connections: 15_000,
             connections_per_source: 10_000,
+            connections_per_network: 12_000,
+            handshakes: 2_000,
+            handshakes_per_source: 500,
+            handshakes_per_network: 1_000,
         }
     }
 }
