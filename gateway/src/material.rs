@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidegate_model::check::Places;
-use tidegate_model::desired::{CertificateSource, Desired, Listener, Service};
+use tidegate_model::desired::{Acme, CertificateSource, Desired, Listener, Service};
 use tidegate_model::diagnostic::{Diagnostic, Severity};
 
+use crate::acme;
 use crate::carry::UpstreamTlsReady;
 use crate::tls::{CertTable, ClientPolicies, Slots, TicketSecret, TlsFiles, TlsProblem};
 
@@ -40,6 +41,7 @@ pub fn read(desired: &Desired, places: &Places, slots: &Slots) -> Result<Files, 
         ticket_secret: desired.tls.ticket_secret.as_deref().and_then(|file| ticket_secret(file, places, &mut told)),
     };
     let upstream_tls = desired.services.iter().map(|service| upstream(service, places, &mut told)).collect();
+    told.extend(desired.acme.as_ref().into_iter().flat_map(|acme| authority(acme, places)));
     if told.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err(told);
     }
@@ -115,6 +117,26 @@ fn ticket_secret(file: &Path, places: &Places, told: &mut Vec<Diagnostic>) -> Op
             );
         })
         .ok()
+}
+
+/// What is wrong with the files that the acme section names.
+fn authority(acme: &Acme, places: &Places) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    if let Some(ca) = &acme.ca
+        && let Err(what) = acme::authorities(ca)
+    {
+        let diagnostic = Diagnostic::error("unusable-file", format!("acme can't use {}", ca.display()));
+        told.push(
+            diagnostic.maybe_at(places.of("acme.ca"), what).help("check the path, its permissions, and that it is PEM"),
+        );
+    }
+    if acme.store.exists() && !acme.store.is_dir() {
+        let diagnostic = Diagnostic::error("bad-store", format!("{} isn't a folder", acme.store.display()));
+        told.push(
+            diagnostic.maybe_at(places.of("acme.store"), "it is a file").help("name a folder; it is made if need be"),
+        );
+    }
+    told
 }
 
 fn upstream(service: &Service, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Arc<UpstreamTlsReady>> {

@@ -1,5 +1,6 @@
 //! What is known about all certificates, for operators: `/certificates`, `/readyz`, `tidegate certs`, metrics.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ pub struct Book(Arc<Mutex<Pages>>);
 struct Pages {
     ordered: Vec<Ordered>,
     files: Vec<FileFacts>,
+    /// Names whose expiry is in the metrics.
+    told: BTreeSet<String>,
     metrics: AcmeMetrics,
 }
 
@@ -115,7 +118,7 @@ pub enum Asked {
 impl Book {
     /// An empty one.
     pub fn new(metrics: AcmeMetrics) -> Self {
-        Self(Arc::new(Mutex::new(Pages { ordered: Vec::new(), files: Vec::new(), metrics })))
+        Self(Arc::new(Mutex::new(Pages { ordered: Vec::new(), files: Vec::new(), told: BTreeSet::new(), metrics })))
     }
 
     /// All certificates: those that are ordered, then those from files.
@@ -222,12 +225,18 @@ impl Book {
 }
 
 impl Pages {
-    /// Sets the metrics.
-    fn show(&self) {
+    /// Sets the metrics. A name that stays is never missing in between.
+    fn show(&mut self) {
         let until = |ordered: &Ordered| ordered.state.life.map_or(0, |(_, until)| until.as_second());
         let ordered = self.ordered.iter().flat_map(|o| o.names.0.iter().map(move |name| (name.as_str(), until(o))));
         let files = self.files.iter().flat_map(|f| f.names.iter().map(|name| (name.as_str(), f.not_after)));
-        self.metrics.expiries(ordered.chain(files));
+        let mut first: BTreeMap<&str, i64> = BTreeMap::new();
+        for (name, until) in ordered.chain(files) {
+            first.entry(name).and_modify(|known| *known = (*known).min(until)).or_insert(until);
+        }
+        first.iter().for_each(|(name, until)| self.metrics.expires(name, *until));
+        self.told.iter().filter(|name| !first.contains_key(name.as_str())).for_each(|name| self.metrics.forget(name));
+        self.told = first.into_keys().map(str::to_owned).collect();
     }
 }
 

@@ -62,20 +62,15 @@ impl AcmeHttp {
     ///
     /// `ca` can't be read, or nobody is left to trust.
     pub fn new(ca: Option<&Path>, wait: Wait) -> Result<Self, Failure> {
-        let mut roots = RootCertStore::empty();
-        match ca {
-            Some(file) => {
-                let cannot = |err: String| Failure::ours(format!("acme.ca can't be read: {err}"), "it must be PEM");
-                let pem = fs::read(file).map_err(|err| cannot(err.to_string()))?;
-                for cert in CertificateDer::pem_slice_iter(&pem) {
-                    let cert = cert.map_err(|err| cannot(err.to_string()))?;
-                    roots.add(cert).map_err(|err| cannot(err.to_string()))?;
-                }
-            }
+        let roots = match ca {
+            Some(file) => authorities(file)
+                .map_err(|err| Failure::ours(format!("acme.ca can't be read: {err}"), "it must be PEM"))?,
             None => {
+                let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                roots
             }
-        }
+        };
         if roots.is_empty() {
             let help = "install the system's authorities (ca-certificates), or name a file by acme.ca";
             return Err(Failure::ours("there is no authority to trust", help));
@@ -88,6 +83,21 @@ impl AcmeHttp {
         let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1().build();
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), wait })
     }
+}
+
+/// The authorities in a PEM file.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn authorities(file: &Path) -> Result<RootCertStore, String> {
+    let pem = fs::read(file).map_err(|err| err.to_string())?;
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(&pem) {
+        let cert = cert.map_err(|err| err.to_string())?;
+        roots.add(cert).map_err(|err| err.to_string())?;
+    }
+    if roots.is_empty() { Err("it holds no certificate".into()) } else { Ok(roots) }
 }
 
 impl HttpClient for AcmeHttp {

@@ -94,7 +94,7 @@ impl Keeper {
             match step {
                 Step::Order(why) if !resting => self.order(&mut hand, why).await,
                 Step::Order(_) => {}
-                Step::Wait(_) => self.hear_suggestion(&hand, record).await,
+                Step::Wait(_) => self.hear_suggestion(&mut hand, &record).await,
             }
             tokio::select! {
                 () = sleep_until(Instant::now() + LOOK) => {}
@@ -197,7 +197,10 @@ impl Keeper {
                 lock
             }
             Ok(Locking::Taken) => return debug!(names = ?self.names.0, "another gateway orders this certificate"),
-            Err(failure) => return self.failed(hand, Record::default(), &failure).await,
+            Err(failure) => {
+                let record = self.record(hand).await;
+                return self.failed(hand, record, &failure).await;
+            }
         };
         // Whoever held the lock may have ordered, or failed, meanwhile.
         self.look(hand).await;
@@ -215,11 +218,11 @@ impl Keeper {
         hand.asked = None;
         match result {
             Ok(()) => {
-                self.metrics.issued();
                 info!(names = ?self.names.0, "certificate was issued");
                 self.look(hand).await;
                 let step = self.next(hand, &record);
                 self.report(hand, &record, step);
+                self.metrics.issued();
             }
             Err(failure) => self.failed(hand, record, &failure).await,
         }
@@ -227,7 +230,6 @@ impl Keeper {
 
     /// Says why, and when it is tried again.
     async fn failed(&self, hand: &mut Hand, mut record: Record, failure: &Failure) {
-        self.metrics.failed(failure.kind);
         hand.asked = None;
         record.failures = record.failures.saturating_add(1);
         let pause = failure.kind.rest(record.failures, self.desk.wait.take(), &mut rand::rng());
@@ -253,11 +255,12 @@ impl Keeper {
             hand.trouble = record.error.clone();
         }
         self.report(hand, &record, Step::Wait(later(now, pause)));
+        self.metrics.failed(failure.kind); // Last: who sees the count finds the reason.
     }
 
     /// Asks the authority when to renew, where it is time to ask (RFC 9773).
-    async fn hear_suggestion(&self, hand: &Hand, record: Record) {
-        let Some(good) = &hand.good else { return };
+    async fn hear_suggestion(&self, hand: &mut Hand, record: &Record) {
+        let Some(leaf) = hand.good.as_ref().map(|good| good.leaf.clone()) else { return };
         let now = Timestamp::now();
         if self.desk.settings.renew_before.is_some() || record.ask_suggestion.is_some_and(|at| at > now) {
             return;
@@ -265,7 +268,8 @@ impl Keeper {
         let (store, id) = (self.desk.store.clone(), self.id.clone());
         let locked = blocking(move || store.lock(id.as_str()).map_err(|err| Failure::ours(err.to_string(), "")));
         let Ok(Locking::Ours(_lock)) = locked.await else { return };
-        let (suggested, again) = self.desk.suggestion(&good.leaf).await;
+        let (suggested, again) = self.desk.suggestion(&leaf).await;
+        let record = self.record(hand).await; // Not the one from before the lock.
         let record = Record { suggested: suggested.or(record.suggested), ask_suggestion: Some(again), ..record };
         let (store, id) = (self.desk.store.clone(), self.id.clone());
         let _ =

@@ -59,15 +59,14 @@ impl AcmeMetrics {
         self.orders.with_label_values(&[result]).inc();
     }
 
-    /// When the certificates of all names expire. Names that aren't among them are forgotten.
-    pub(super) fn expiries<'n>(&self, names: impl Iterator<Item = (&'n str, i64)>) {
-        self.expiry.reset();
-        for (name, until) in names {
-            let gauge = self.expiry.with_label_values(&[name]);
-            if gauge.get() == 0 || until < gauge.get() {
-                gauge.set(until);
-            }
-        }
+    /// When the certificate of a name expires.
+    pub(super) fn expires(&self, name: &str, until: i64) {
+        self.expiry.with_label_values(&[name]).set(until);
+    }
+
+    /// Forgets a name.
+    pub(super) fn forget(&self, name: &str) {
+        let _ = self.expiry.remove_label_values(&[name]); // It may never have been told.
     }
 
     pub(super) fn lookups_refused(&self) -> IntCounter {

@@ -19,6 +19,7 @@
 //!
 //! Choosing a certificate for a handshake is `tls`. DNS-01, and so wildcard names, isn't there.
 
+mod account;
 mod book;
 mod challenge;
 mod client;
@@ -39,6 +40,7 @@ use tokio::task::AbortHandle;
 
 pub use book::{Asked, Book, Row, Source};
 pub use challenge::{ACME_TLS, Challenges};
+pub use client::authorities;
 pub use metrics::AcmeMetrics;
 
 use crate::tls::{FileFacts, Slot, Slots, placeholder};

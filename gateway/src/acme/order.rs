@@ -2,31 +2,28 @@
 //!
 //! # Invariants
 //!
-//! - The account's key is in the store before the authority hears of it, so a gateway that dies opens no second account.
 //! - An order's URL and private key are in the store before they are needed, so the next start goes on with the order.
 //! - A certificate is kept only with the key it was made for, and only if it has all names.
 
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier, Key,
-    NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier, NewOrder,
+    Order, OrderStatus, RetryPolicy,
 };
 use jiff::Timestamp;
 use rand::Rng as _;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde::{Deserialize, Serialize};
+use rustls_pki_types::CertificateDer;
 use tidegate_model::desired::{self, AcmeChallengeKind, AcmeNames};
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::challenge::Challenges;
-use super::client::{AcmeHttp, Wait};
+use super::client::Wait;
 use super::failure::Failure;
 use super::plan::{Record, later};
-use super::store::{CertId, Lock, Locking, Store};
+use super::store::{CertId, Store};
 use crate::tls::certify_pem;
 
 /// How an order is looked at while the authority works: after half a second, then ever more rarely, unless the
@@ -34,14 +31,8 @@ use crate::tls::certify_pem;
 const POLLING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(500)).backoff(1.4).timeout(Duration::from_secs(120));
 
-/// How long another gateway may take to open the account.
-const ACCOUNT_PATIENCE: Duration = Duration::from_secs(60);
-
 /// How often an order goes on at once after a refused nonce, beyond the library's own two tries. Beyond it there is a pause.
 const NONCES: u32 = 5;
-
-/// How often a lock that is taken is tried again.
-const LOCK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How soon at least, and how late at most, the authority is asked again when to renew (RFC 9773 §4.3).
 const SUGGESTION_AGAIN: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
@@ -53,18 +44,9 @@ pub struct Desk {
     /// Where everything is kept.
     pub store: Store,
     challenges: Challenges,
-    account: Mutex<Option<Account>>,
+    pub(super) account: Mutex<Option<Account>>,
     /// How long the authority asked to wait.
     pub wait: Wait,
-}
-
-/// What `account.json` holds.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-struct AccountFacts {
-    url: String,
-    directory: String,
-    contact: Vec<String>,
 }
 
 impl Desk {
@@ -165,60 +147,6 @@ impl Desk {
         let (start, end) = (info.suggested_window.start.unix_timestamp(), info.suggested_window.end.unix_timestamp());
         let moment = rand::rng().random_range(start..=end.max(start));
         (Timestamp::from_second(moment).ok(), later(now, again.clamp(soonest, latest)))
-    }
-
-    /// The account, opened at the first call. The same key gets the same account (RFC 8555 §7.3.1).
-    async fn account(&self) -> Result<Account, Failure> {
-        let mut known = self.account.lock().await;
-        if let Some(account) = &*known {
-            return Ok(account.clone());
-        }
-        let _lock = self.account_lock().await?;
-        let store = self.store.clone();
-        let key = blocking(move || account_key(&store)).await?;
-        let http = AcmeHttp::new(self.settings.ca.as_deref(), self.wait.clone())?;
-        let directory = self.settings.directory.clone();
-        let (account, _) = Account::builder_with_http(Box::new(http)).create_from_key(key, directory).await?;
-        self.tell_contacts(&account).await?;
-        info!(account = account.id(), directory = self.settings.directory, "account is open");
-        *known = Some(account.clone());
-        Ok(account)
-    }
-
-    /// Tells the authority whom to write to, where that has changed.
-    async fn tell_contacts(&self, account: &Account) -> Result<(), Failure> {
-        let store = self.store.clone();
-        let before = blocking(move || store.account().map_err(store_failure)).await?;
-        let before: AccountFacts = before.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
-        let facts = AccountFacts {
-            url: account.id().to_owned(),
-            directory: self.settings.directory.clone(),
-            contact: self.settings.contact.clone(),
-        };
-        if facts == before {
-            return Ok(());
-        }
-        let known = if before.url == facts.url { &before.contact[..] } else { &[] };
-        if facts.contact != known {
-            let contact: Vec<&str> = facts.contact.iter().map(String::as_str).collect();
-            account.update_contacts(&contact).await?;
-        }
-        let json = serde_json::to_vec_pretty(&facts).map_err(|err| store_failure(err.into()))?;
-        let store = self.store.clone();
-        blocking(move || store.keep_account(&json).map_err(store_failure)).await
-    }
-
-    async fn account_lock(&self) -> Result<Lock, Failure> {
-        let taken = async {
-            loop {
-                let store = self.store.clone();
-                match blocking(move || store.lock("account").map_err(store_failure)).await? {
-                    Locking::Ours(lock) => return Ok(lock),
-                    Locking::Taken => tokio::time::sleep(LOCK_AGAIN).await,
-                }
-            }
-        };
-        tokio::time::timeout(ACCOUNT_PATIENCE, taken).await.map_err(|_| Failure::late("another gateway's account"))?
     }
 
     /// The order that an earlier try, or an earlier life of this gateway, didn't finish.
@@ -416,33 +344,12 @@ async fn why_invalid(order: &mut Order) -> Option<Failure> {
     failure
 }
 
-/// The account's key from the store, or a new one that is in the store then.
-fn account_key(store: &Store) -> Result<(Key, PrivateKeyDer<'static>), Failure> {
-    let parsed = |pem: &[u8]| match PrivateKeyDer::from_pem_slice(pem) {
-        Ok(PrivateKeyDer::Pkcs8(der)) => {
-            Key::from_pkcs8_der(der.clone_key()).ok().map(|key| (key, PrivateKeyDer::Pkcs8(der)))
-        }
-        _ => None,
-    };
-    if let Some(pem) = store.account_key().map_err(store_failure)? {
-        if let Some(key) = parsed(&pem) {
-            return Ok(key);
-        }
-        let aside = store.set_account_key_aside().map_err(store_failure)?;
-        warn!(kept_as = %aside.display(), "account key in the store can't be used, so a new account is opened");
-    }
-    let bug = |what: &str| Failure::ours(what, "this is a bug in tidegate");
-    let pem = KeyPair::generate().map_err(|err| bug(&err.to_string()))?.serialize_pem();
-    store.keep_account_key(&pem).map_err(store_failure)?;
-    parsed(pem.as_bytes()).ok_or_else(|| bug("a new account key can't be read"))
-}
-
-fn store_failure(err: std::io::Error) -> Failure {
+pub(super) fn store_failure(err: std::io::Error) -> Failure {
     Failure::ours(format!("the store can't be used: {err}"), "check acme.store: its permissions, and the disk's room")
 }
 
 /// Runs what blocks where that is allowed.
-pub async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(act).await {

@@ -40,8 +40,8 @@ const MAX_FILE: u64 = 1 << 20;
 /// Certificates that are looked through for one that covers a new list of names. Beyond it a placeholder is shown.
 const LISTED: usize = 1_000;
 
-/// A challenge that is older was left behind by a gateway that died; authorities give up long before.
-const CHALLENGE_AGE: Duration = Duration::from_secs(24 * 3600);
+/// A challenge, or a file that is being written, that is older was left behind by a gateway that died.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 3600);
 
 /// Characters of a certificate's id that come from its first name. File names have at most 255.
 const ID_NAME: usize = 180;
@@ -268,14 +268,16 @@ impl Store {
         String::from_utf8(text).ok()
     }
 
-    /// Removes challenges that a gateway left behind when it died.
+    /// Removes challenges, and files that were being written, which a gateway left behind when it died.
     pub fn sweep(&self) {
-        for kind in [AcmeChallengeKind::Http01, AcmeChallengeKind::TlsAlpn01] {
-            let Ok(entries) = fs::read_dir(self.challenge_folder(kind)) else { continue };
+        const CHALLENGES: [&str; 2] = ["challenges/http-01", "challenges/tls-alpn-01"];
+        for folder in ["", "certificates", "orders"].into_iter().chain(CHALLENGES) {
+            let Ok(entries) = fs::read_dir(self.root.join(folder)) else { continue };
             for entry in entries.flatten() {
-                let age =
+                let left = CHALLENGES.contains(&folder) || entry.file_name().as_encoded_bytes().starts_with(b".");
+                let since =
                     entry.metadata().and_then(|meta| meta.modified()).map(|at| SystemTime::now().duration_since(at));
-                if matches!(age, Ok(Ok(age)) if age > CHALLENGE_AGE) {
+                if left && matches!(since, Ok(Ok(age)) if age > LEFT_BEHIND) {
                     let _ = fs::remove_file(entry.path());
                 }
             }
