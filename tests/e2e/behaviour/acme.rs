@@ -85,7 +85,7 @@ async fn a_certificate_is_ordered_by_http_01_through_a_redirect_listener_and_oth
     assert!(gateway.metric("tidegate_certificate_expiry_seconds", &["shop.example.org"]).await > 1.7e9);
     let unknown =
         client::get(gateway.web(), "http://shop.example.org/.well-known/acme-challenge/unknown").await.unwrap();
-    assert_eq!(unknown.status, 308, "what isn't pending is treated as any other request");
+    assert_eq!(unknown.status, 301, "what isn't pending is treated as any other request");
     let listed: serde_json::Value =
         serde_json::from_slice(&client::get(gateway.admin(), "/certificates").await.unwrap().body).unwrap();
     assert_eq!(listed[0]["names"][0], HOST);
