@@ -43,7 +43,8 @@ pub struct Service {
     pub carrier: Arc<dyn Carrier>,
     /// Turns true when the gateway wants to stop. One for each worker, so that cores share no lock.
     pub drain: watch::Receiver<bool>,
-    /// See [`super::worker::House::quiet`].
+    /// How long a connection that waits for a request may go on doing so once the gateway drains, in milliseconds.
+    /// One for each worker as well.
     pub quiet: Arc<AtomicU64>,
 }
 

@@ -41,7 +41,7 @@ mod worker;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -127,7 +127,6 @@ impl Door {
             room: ArcSwap::from_pointee(room(&Desired::default())),
             exhausted: AtomicBool::new(false),
             guard,
-            quiet: Arc::default(),
         });
         let make: Arc<worker::MakeCarrier> = Arc::new(make);
         // Pinned only where every worker gets a core of its own.
@@ -286,12 +285,11 @@ impl Door {
     /// flight finish. Takes as long as the last of them, at most `patience`, and returns how many
     /// connections were cut then.
     pub async fn drain(mut self, patience: Duration, quiet: Duration) -> usize {
-        self.house.quiet.store(u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for (_, open) in self.open.drain() {
             open.stop.send_replace(true);
         }
         for worker in &self.workers {
-            worker.drain();
+            worker.drain(quiet);
         }
         let left = match tokio::time::timeout(patience, self.house.census.wait_until_empty()).await {
             Ok(()) => 0,

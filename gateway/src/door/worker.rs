@@ -39,8 +39,6 @@ pub struct House {
     pub exhausted: AtomicBool,
     /// Who is banned.
     pub guard: Arc<Guard>,
-    /// How long a connection that waits for a request may go on doing so once the gateway drains, in milliseconds.
-    pub quiet: Arc<AtomicU64>,
 }
 
 /// Makes the carrier of a worker, on that worker's thread and within its runtime.
@@ -68,6 +66,7 @@ pub enum Order {
 pub struct Worker {
     orders: mpsc::UnboundedSender<Order>,
     drain: watch::Sender<bool>,
+    quiet: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -85,10 +84,11 @@ impl Worker {
     ) -> io::Result<Self> {
         let (orders, mut inbox) = mpsc::unbounded_channel();
         let (drain, draining) = watch::channel(false);
+        let quiet = Arc::new(AtomicU64::new(0));
+        let may_wait = Arc::clone(&quiet);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = async move {
-            let quiet = Arc::clone(&house.quiet);
-            let service = Service { carrier: make(index, draining.clone()), drain: draining, quiet };
+            let service = Service { carrier: make(index, draining.clone()), drain: draining, quiet: may_wait };
             while let Some(order) = inbox.recv().await {
                 match order {
                     Order::Accept { socket, terms, stop, presence } => match TcpListener::from_std(socket) {
@@ -110,7 +110,7 @@ impl Worker {
             // Dropping it ends every connection that is left.
             runtime.shutdown_background();
         })?;
-        Ok(Self { orders, drain, thread: Some(thread) })
+        Ok(Self { orders, drain, quiet, thread: Some(thread) })
     }
 
     /// Gives an order. A worker that has ended ignores it.
@@ -118,8 +118,10 @@ impl Worker {
         let _ = self.orders.send(order);
     }
 
-    /// Asks all connections to end at the next border between two requests.
-    pub fn drain(&self) {
+    /// Asks all connections to end at the next border between two requests. One that waits for a request may do so
+    /// for `quiet` more.
+    pub fn drain(&self, quiet: Duration) {
+        self.quiet.store(u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.drain.send_replace(true);
     }
 
