@@ -171,7 +171,9 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&command(&["completions", shell]).output().unwrap());
 
-        for name in ["gateway", "check", "explain", "reload", "bans", "certs", "history", "diff", "restore", "top"] {
+        for name in
+            ["gateway", "check", "explain", "reload", "upgrade", "bans", "certs", "history", "diff", "restore", "top"]
+        {
             assert!(script.contains(name), "{shell} doesn't complete {name}");
         }
     }
