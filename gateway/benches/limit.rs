@@ -33,6 +33,7 @@ fn limit() -> LimitState {
         window: Duration::from_secs(1),
         per_window: 50,
         over: 429,
+        challenge: false,
         ban: None,
     };
     LimitState::new(&limit, 200_000)

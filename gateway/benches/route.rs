@@ -128,6 +128,8 @@ fn route(host: HostPattern, path: PathPattern) -> Route {
         cors: None,
         timeouts: Default::default(),
         max_body: None,
+        priority: Default::default(),
+        challenge: Default::default(),
         shadows: Vec::new(),
     }
 }

@@ -25,7 +25,9 @@ use crate::decide::split::Splitter;
 use crate::decide::{Front, RouteRules};
 use crate::endpoint::{Endpoint, EndpointId, Target};
 use crate::guard::Guard;
+use crate::guard::gate::Gate;
 use crate::guard::lists::Lists;
+use crate::guard::token::Keys;
 use crate::health::RetryBudget;
 use crate::record::Metrics;
 use crate::snapshot::{ArmEntry, ReadyEdits, RouteEntry, ServiceEntry, ShadowEntry, Snapshot, VersionEntry};
@@ -40,7 +42,9 @@ pub struct Material {
     pub names: HashMap<(String, u16), Vec<SocketAddr>>,
     /// Lists of networks that were read from files.
     pub lists: Lists,
-    /// What is known about attackers.
+    /// Signs what visitors carry, where the configuration names a secret. Else the guard's own does.
+    pub keys: Option<Keys>,
+    /// What is known about attackers and everybody else.
     pub guard: Arc<Guard>,
     /// Whom listeners ask for a certificate, by name of the listener.
     pub clients: HashMap<String, Arc<ClientPolicies>>,
@@ -65,8 +69,9 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
             _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys).counted_on(metrics.limit(&spec.name))),
         })
         .collect();
+    let keys = material.keys.as_ref().unwrap_or_else(|| material.guard.crowd.keys());
     Snapshot {
-        front: Front::new(&desired, &material.lists).with_clients(material.clients.clone()),
+        front: Front::new(&desired, &material.lists, Some(keys)).with_clients(material.clients.clone()),
         router: Router::build(&desired.routes),
         routes,
         services,
@@ -107,11 +112,23 @@ fn service(index: usize, spec: &Service, before: &Before<'_>, material: &Materia
         None => Arc::new(RetryBudget::new(percent)),
     };
     budget.set_percent(percent);
+    let counters = metrics.service(&spec.name);
+    let gate = match before.services.get(spec.name.as_str()) {
+        Some(old) => {
+            old.gate.set_capacity(spec.capacity);
+            Arc::clone(&old.gate)
+        }
+        None => {
+            let known = Arc::clone(&material.guard.crowd.known);
+            Arc::new(Gate::new(&spec.name, spec.capacity, known, counters.clone()))
+        }
+    };
     ServiceEntry {
         versions: spec.versions.iter().map(|v| version(spec, v, before, material, metrics)).collect(),
         budget,
+        gate,
         tls: material.upstream_tls.get(index).cloned().flatten(),
-        metrics: metrics.service(&spec.name),
+        metrics: counters,
         spec: Arc::new(spec.clone()),
     }
 }

@@ -193,6 +193,9 @@ impl Exchange {
         }
         self.first_byte = Some(first_byte);
         self.status = status;
+        if let Some(plan) = self.plan.as_deref_mut() {
+            plan.seat.answered(status, first_byte, now);
+        }
         false
     }
 

@@ -27,7 +27,9 @@ use crate::door::metrics::DoorMetrics;
 use crate::door::{self, BindError, Door};
 use crate::guard::Guard;
 use crate::guard::bans::journal::Keeper;
+use crate::guard::crowd::{self, Crowd};
 use crate::guard::lists::Lists;
+use crate::guard::pulse;
 use crate::material::{self, Files};
 use crate::proxy::Shared;
 use crate::record::Metrics;
@@ -100,6 +102,11 @@ impl Gateway {
         let shadows = Shadows::start(nothing.bounds.shadow_bytes, parts.metrics.registry())?;
         let guard = Arc::new(Guard::register(parts.metrics.registry()).map_err(io::Error::other)?);
         let bans = Keeper::start(Arc::clone(&guard.bans), parts.state.as_deref())?;
+        if let Some(folder) = &parts.state {
+            guard.crowd.restore(folder);
+            parts.control.spawn(crowd::keep(Arc::clone(&guard.crowd), folder.clone()));
+        }
+        let pulse = Arc::clone(&guard.crowd.pulse);
         let material = Material { guard: Arc::clone(&guard), ..Material::default() };
         let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
         let acme_metrics = AcmeMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
@@ -115,6 +122,7 @@ impl Gateway {
         let door_metrics = DoorMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
         let only_pingora = std::env::var_os(CARRIER).is_some_and(|name| name == "pingora");
         let door = Door::start(parts.workers, door_metrics, guard, challenges, move |_worker, drain| {
+            tokio::spawn(pulse::beat(Arc::clone(&pulse)));
             let pingora = Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain));
             if only_pingora { pingora } else { Arc::new(Express::new(Arc::clone(&shared), pingora)) }
         })?;
@@ -161,6 +169,7 @@ impl Gateway {
         self.material.names.clone_from(&ready.names);
         self.material.lists.clone_from(&ready.lists);
         self.material.clients.clone_from(&ready.files.tls.clients);
+        self.material.keys.clone_from(&ready.files.keys);
         self.material.guard.apply(desired);
         let previous = self.publisher.current();
         let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);
@@ -203,10 +212,9 @@ impl Gateway {
 
     /// Takes the door out, to drain it; the admin pages go on until the rest is dropped.
     pub fn into_door(self) -> (Door, Rest) {
-        (
-            self.door,
-            Rest { access_log: self.access_log, admin: self.admin, _shadows: self.shadows, bans: Some(self.bans) },
-        )
+        let crowd = self.parts.state.map(|folder| (Arc::clone(&self.material.guard.crowd), folder));
+        let (access_log, admin, _shadows, bans) = (self.access_log, self.admin, self.shadows, Some(self.bans));
+        (self.door, Rest { access_log, crowd, admin, _shadows, bans })
     }
 
     /// Gets everything ready that may fail.
@@ -300,22 +308,27 @@ impl Gateway {
 /// What is kept until the door has drained.
 pub struct Rest {
     access_log: AccessLog,
+    crowd: Option<(Arc<Crowd>, PathBuf)>,
     admin: Option<Admin>,
     _shadows: Arc<Shadows>,
     bans: Option<Keeper>,
 }
 
 impl Rest {
-    /// Leaves the admin address and the file of bans to the gateway that has taken over.
+    /// Leaves the admin address and the files of bans and regulars to the gateway that has taken over.
     pub fn retire(&mut self) {
         self.bans = None;
+        self.crowd = None;
         if let Some(admin) = &mut self.admin {
             admin.retire();
         }
     }
 
-    /// Writes what is left of the access log.
+    /// Writes what is left of the access log, and who the regulars are.
     pub fn close(self) {
+        if let Some((crowd, folder)) = &self.crowd {
+            crowd.save(folder, clock::now());
+        }
         self.access_log.close();
     }
 }

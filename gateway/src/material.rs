@@ -14,6 +14,7 @@ use tidegate_model::diagnostic::{Diagnostic, Severity};
 
 use crate::acme;
 use crate::carry::UpstreamTlsReady;
+use crate::guard::token::Keys;
 use crate::tls::{CertTable, ClientPolicies, Slots, TicketSecret, TlsFiles, TlsProblem};
 
 /// Everything that was read.
@@ -23,6 +24,8 @@ pub struct Files {
     pub tls: TlsFiles,
     /// By index of the service; `Some` where it has TLS.
     pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
+    /// Signs what visitors carry, where the configuration names a secret.
+    pub keys: Option<Keys>,
     /// What was accepted, but will be trouble: an expired certificate.
     pub warnings: Vec<Diagnostic>,
 }
@@ -42,10 +45,11 @@ pub fn read(desired: &Desired, places: &Places, slots: &Slots) -> Result<Files, 
     };
     let upstream_tls = desired.services.iter().map(|service| upstream(service, places, &mut told)).collect();
     told.extend(desired.acme.as_ref().into_iter().flat_map(|acme| authority(acme, places)));
+    let keys = desired.challenge.as_ref().and_then(|challenge| keys(challenge.secret.as_deref()?, places, &mut told));
     if told.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err(told);
     }
-    Ok(Files { tls, upstream_tls, warnings: told })
+    Ok(Files { tls, upstream_tls, keys, warnings: told })
 }
 
 fn table(listener: &Listener, places: &Places, slots: &Slots, told: &mut Vec<Diagnostic>) -> Option<CertTable> {
@@ -137,6 +141,24 @@ fn authority(acme: &Acme, places: &Places) -> Vec<Diagnostic> {
         );
     }
     told
+}
+
+fn keys(file: &Path, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Keys> {
+    let (what, help) = match std::fs::read_to_string(file) {
+        Ok(text) => match Keys::read(&text) {
+            Some(keys) => return Some(keys),
+            None => {
+                ("no secret of at least 16 characters in each line".into(), "`openssl rand -hex 32` makes a good one")
+            }
+        },
+        Err(error) => (error.to_string(), "check the path and its permissions"),
+    };
+    told.push(
+        Diagnostic::error("unusable-file", format!("the challenge can't use {}", file.display()))
+            .maybe_at(places.of("challenge.secret"), what)
+            .help(help),
+    );
+    None
 }
 
 fn upstream(service: &Service, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Arc<UpstreamTlsReady>> {

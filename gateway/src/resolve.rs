@@ -229,6 +229,7 @@ mod tests {
             timeouts: Timeouts::default(),
             protocol: UpstreamProtocol::Http1,
             tls: None,
+            capacity: Default::default(),
             keep_idle: 1,
             versions: vec![Version { name: "v1".into(), endpoints }],
         };

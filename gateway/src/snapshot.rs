@@ -22,6 +22,7 @@ use crate::decide::split::Splitter;
 use crate::decide::{Front, RouteRules};
 use crate::endpoint::Endpoint;
 use crate::guard::Guard;
+use crate::guard::gate::Gate;
 use crate::health::RetryBudget;
 use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
 
@@ -39,7 +40,7 @@ pub struct Snapshot {
     pub services: Vec<ServiceEntry>,
     /// Same order as `desired.limits`.
     pub limits: Vec<Arc<LimitState>>,
-    /// What is known about attackers. Outlives every snapshot.
+    /// What is known about attackers and everybody else. Outlives every snapshot.
     pub guard: Arc<Guard>,
 }
 
@@ -122,6 +123,8 @@ pub struct ServiceEntry {
     pub versions: Vec<VersionEntry>,
     /// Bounds retries. Handed on by `compile`.
     pub budget: Arc<RetryBudget>,
+    /// Lets in whom there is room for. Handed on by `compile`.
+    pub gate: Arc<Gate>,
     /// TLS to endpoints, with files read.
     pub tls: Option<Arc<UpstreamTlsReady>>,
     /// Handles.

@@ -41,6 +41,7 @@ impl World {
             timeouts: Timeouts::default(),
             protocol: UpstreamProtocol::Http1,
             tls: None,
+            capacity: Default::default(),
             keep_idle: 1,
             versions: vec![Version { name: "v1".into(), endpoints: (0..4).map(endpoint).collect() }],
         };

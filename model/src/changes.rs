@@ -78,6 +78,7 @@ fn things(desired: &Desired) -> Things {
         hidden("path rules", &desired.paths),
         hidden("access lists", &desired.access),
         hidden("access log", &desired.access_log),
+        hidden("challenge", &(&desired.challenge, &desired.exempt)),
         hidden("bounds", &desired.bounds),
     ];
     add("gateway", "", whole);
@@ -99,7 +100,7 @@ fn limit(it: &Limit) -> Vec<Aspect> {
     vec![
         shown("rate", format!("{}/{}s", it.per_window, it.window.as_secs_f64())),
         shown("burst", it.burst),
-        shown("over", it.over),
+        shown("over", if it.challenge { "challenge".into() } else { it.over.to_string() }),
         hidden("key", &it.keys),
         hidden("ban", &it.ban),
     ]
@@ -114,6 +115,7 @@ fn service(it: &Service) -> Vec<Aspect> {
         hidden("timeouts", &it.timeouts),
         hidden("protocol", &it.protocol),
         hidden("TLS", &it.tls),
+        hidden("capacity", &it.capacity),
         shown("keep_idle", it.keep_idle),
     ];
     aspects.extend(it.versions.iter().map(|version| {
@@ -140,6 +142,8 @@ fn route(desired: &Desired, it: &Route) -> Vec<Aspect> {
         hidden("CORS", &it.cors),
         hidden("timeouts", &it.timeouts),
         hidden("max_body", &it.max_body),
+        hidden("priority", &it.priority),
+        hidden("challenge", &it.challenge),
     ];
     match &it.action {
         Action::Redirect(redirect) => aspects.push(hidden("redirect", redirect)),

@@ -7,6 +7,7 @@ mod architecture;
 mod bans;
 mod basics;
 mod behaviour;
+mod challenge;
 mod differential;
 mod kit;
 mod protocols;

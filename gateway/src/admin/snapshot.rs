@@ -39,6 +39,9 @@ struct ListenerView {
 struct ServiceView {
     name: String,
     balance: String,
+    under_attack: bool,
+    /// Requests that may wait for answers at once; `null`: no bound now.
+    capacity: Option<u32>,
     versions: Vec<VersionView>,
 }
 
@@ -159,7 +162,13 @@ fn service(entry: &ServiceEntry, now: Timestamp) -> ServiceView {
             .map(|(at, weight)| endpoint(at, *weight, now))
             .collect(),
     });
-    ServiceView { name: entry.spec.name.clone(), balance: balance(&entry.spec.balance), versions: versions.collect() }
+    ServiceView {
+        name: entry.spec.name.clone(),
+        balance: balance(&entry.spec.balance),
+        under_attack: entry.gate.is_attack(),
+        capacity: entry.gate.limit(),
+        versions: versions.collect(),
+    }
 }
 
 fn endpoint(endpoint: &Endpoint, weight: u32, now: Timestamp) -> EndpointView {

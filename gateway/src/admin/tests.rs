@@ -29,6 +29,8 @@ fn route(name: &str, hosts: Vec<HostPattern>, path: PathPattern, action: Action)
         cors: None,
         timeouts: Default::default(),
         max_body: None,
+        priority: Default::default(),
+        challenge: Default::default(),
         shadows: vec![],
     }
 }
@@ -76,6 +78,7 @@ fn desired() -> Desired {
             timeouts: Timeouts::default(),
             protocol: UpstreamProtocol::Http1,
             tls: None,
+            capacity: Default::default(),
             keep_idle: 8,
             versions: vec![version("v1", 9001), version("v2", 9002)],
         }],

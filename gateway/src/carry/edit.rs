@@ -1,6 +1,6 @@
 //! Changes to heads on their way: configured edits, and what a proxy has to say about itself.
 
-use http::header::{FORWARDED, SET_COOKIE, VARY};
+use http::header::{COOKIE, FORWARDED, SET_COOKIE, VARY};
 use http::{HeaderName, HeaderValue};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -14,6 +14,7 @@ use crate::snapshot::ReadyEdits;
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 static FORWARDED_LINE: HeaderName = FORWARDED;
+static COOKIE_LINE: HeaderName = COOKIE;
 
 /// A head whose lines can be changed. `'a` is how long borrowed lines live.
 pub trait Head<'a> {
@@ -76,7 +77,7 @@ pub fn apply<'a>(head: &mut impl Head<'a>, edits: &'a ReadyEdits) -> Result<()> 
 }
 
 /// Makes a request's head the one that the endpoint gets: who asked for what, the request's id, a trace only where it
-/// is valid, and what the route says. Target and Host are rewritten by the carrier, which also strips what concerns
+/// is valid, cookies but for the gateway's own, and what the route says. Target and Host are rewritten by the carrier, which also strips what concerns
 /// one connection only.
 ///
 /// # Errors
@@ -102,6 +103,10 @@ pub fn to_endpoint<'a>(
     }
     if !exchange.trace.may_be_forwarded() {
         trace::FIELDS.iter().for_each(|field| head.remove(field));
+    }
+    if let Some(cookies) = &plan.cookies {
+        head.remove(&COOKIE_LINE);
+        cookies.iter().try_for_each(|line| head.add(&COOKIE_LINE, line))?;
     }
     if let Some(id) = &exchange.id {
         head.set(&REQUEST_ID, id)?;

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use rand::Rng;
 use regex::Regex;
 use serde::Serialize;
-use tidegate_model::desired::{Action, Desired, HostPattern, PathPattern, Route, Split, Weight};
+use tidegate_model::desired::{
+    Action, Asked, Capacity, Desired, HostPattern, PathPattern, Priority, Route, Split, Weight,
+};
 
 use super::Head;
 use super::access::AccessList;
@@ -55,6 +57,8 @@ pub struct Winner {
     pub why: String,
     /// Names of the limits that are asked.
     pub limits: Vec<String>,
+    /// What is unusual about how it is treated when there isn't room for everybody: `priority low`, `challenge always`.
+    pub in_attack: Vec<String>,
 }
 
 /// A route that doesn't take a request.
@@ -97,7 +101,7 @@ pub fn explain(
     dice: &mut impl Rng,
 ) -> Explanation {
     let router = Router::build(&desired.routes);
-    let front = Front::new(desired, lists);
+    let front = Front::new(desired, lists, None);
     let client = front.client.find(head.headers, peer);
     let won = router.find(head);
     let denied = |index: usize| !AccessList::new(&desired.routes[index].access, lists).admits(client);
@@ -166,7 +170,32 @@ fn winner(
         outcome,
         why,
         limits: route.limits.iter().map(|&limit| desired.limits[limit].name.clone()).collect(),
+        in_attack: in_attack(desired, route),
     }
+}
+
+/// What differs from the defaults.
+fn in_attack(desired: &Desired, route: &Route) -> Vec<String> {
+    let priority = match route.priority {
+        Priority::Low => Some("priority low".into()),
+        Priority::Normal => None,
+        Priority::High => Some("priority high".into()),
+    };
+    let challenge = match route.challenge {
+        Asked::Always => Some("challenge always".into()),
+        Asked::Attack => None,
+        Asked::Never => Some("challenge never".into()),
+    };
+    let capacity = match &route.action {
+        Action::Forward(split) => split.arms.first().map(|arm| desired.services[arm.version.service].capacity),
+        Action::Answer(_) | Action::Redirect(_) => None,
+    };
+    let capacity = match capacity {
+        Some(Capacity::Fixed(most)) => Some(format!("capacity {most}")),
+        Some(Capacity::Off) => Some("capacity off".into()),
+        Some(Capacity::Auto) | None => None,
+    };
+    [priority, challenge, capacity].into_iter().flatten().collect()
 }
 
 fn label(desired: &Desired, at: tidegate_model::desired::VersionRef) -> String {
@@ -319,6 +348,9 @@ impl fmt::Display for Explanation {
                     }
                     if !winner.limits.is_empty() {
                         writeln!(f, "  limits   {}", winner.limits.join(", "))?;
+                    }
+                    if !winner.in_attack.is_empty() {
+                        writeln!(f, "  attacked {}", winner.in_attack.join(", "))?;
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Decides what happens to a request: a pure function, and the whole of the traffic policy.
 //!
-//! `guard → route → limits → arm → endpoint`. It knows no Pingora and does no I/O;
+//! `guard → route → limits → arm → capacity → endpoint`. It knows no Pingora and does no I/O;
 //! the carriers execute what it returns and decide nothing themselves. "Pure" here
 //! means: equal head, connection, snapshot, time and dice give an equal answer,
 //! except that limits take a token and rotations advance, through atomics that
@@ -24,7 +24,7 @@ pub mod route;
 pub mod split;
 mod target;
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,6 +37,9 @@ use tidegate_model::desired::{Action, ListenerGuard, VersionRef};
 use tidegate_model::time::Timestamp;
 
 use crate::endpoint::Endpoint;
+use crate::guard::challenge;
+use crate::guard::gate::Seat;
+use crate::guard::visitor::Visitor;
 use crate::snapshot::Snapshot;
 use crate::tls::{ClientIdentity, Ja4, PolicyId};
 use limit::{BucketId, LimitState, Outcome};
@@ -124,6 +127,10 @@ pub struct Plan {
     pub answer_headers: HeaderLines,
     /// Copies to make: index into the route's shadows, and how many.
     pub copies: SmallVec<[(usize, u32); 1]>,
+    /// Cookie lines for the endpoint instead of the client's, where those held the gateway's own.
+    pub cookies: Option<Vec<HeaderValue>>,
+    /// The place it has at the service.
+    pub seat: Seat,
 }
 
 /// A few header lines.
@@ -157,6 +164,10 @@ pub enum Reason {
     Limited,
     /// The key is banned: 429.
     Banned,
+    /// A visitor is asked to show that they are a person, or has answered: 303, 307, 403, 429 or 503.
+    Challenged,
+    /// There is no room for this visitor: 503.
+    Shed,
     /// The declared body is longer than the route allows: 413.
     BodyTooLarge,
     /// The connection was made for a name with other rules about client certificates: 421.
@@ -223,6 +234,13 @@ fn plan(
         return Err(to_tls(head, client, port).into());
     }
 
+    let crowd = &*snapshot.guard.crowd;
+    let source = crowd.known.id(network);
+    let visitor = Visitor { head, connection, client, network, source, now, front, crowd };
+    if let Some(answer) = visitor.brings_an_answer() {
+        return Err(answer.into());
+    }
+
     if let Some(preflight) = preflight(head, client, snapshot) {
         return Err(preflight.into());
     }
@@ -235,8 +253,15 @@ fn plan(
     if !entry.rules.access.admits(client) {
         return Err(answer::denied(client).on(route, headers).into());
     }
-    match take_tokens(&spec.limits, snapshot, head, network, now) {
+    if let Err(answer) = visitor.is_welcome(spec.challenge, spec.priority) {
+        return Err(answer.on(route, headers).into());
+    }
+    let spares = || visitor.may_pass_limits();
+    match take_tokens(&spec.limits, snapshot, head, network, spares, now) {
         Ok(lines) => headers.extend(lines),
+        Err((limit, Outcome::Refused { .. })) if limit.spec().challenge && visitor.understands() => {
+            return Err(visitor.ask(limit.spec().over, "").on(route, headers).into());
+        }
         Err((limit, refusal)) => {
             let refusal = punished(limit, refusal, snapshot, client, now);
             return Err(answer::limited(client, limit, refusal, now).on(route, headers).into());
@@ -259,6 +284,10 @@ fn plan(
     let chosen = splitter.choose(head, network, front.client.came_by(head, connection).0, dice);
     headers.extend(chosen.set_cookie.map(|line| (header::SET_COOKIE, line)));
     let version = entry.arms[chosen.arm].version;
+    let seat = match visitor.enter(&snapshot.services[version.service].gate, spec.challenge, spec.priority) {
+        Ok(seat) => seat,
+        Err(answer) => return Err(answer.on(route, headers).into()),
+    };
     let balancer = &snapshot.version(version).balance;
     let balance_hash = balancer.hash(head, network, dice);
     let endpoint = match balancer.choose(balance_hash, now, dice) {
@@ -276,6 +305,8 @@ fn plan(
         target: spec.rewrite.path.as_ref().map(|rewrite| target::rewrite(rewrite, head, &spec.matches.path)),
         answer_headers: headers,
         copies: ready::copies(&spec.shadows, head.method, dice),
+        cookies: challenge::without_pass(head.headers),
+        seat,
     })
 }
 
@@ -310,19 +341,27 @@ fn preflight(head: &Head<'_>, client: IpAddr, snapshot: &Snapshot) -> Option<Ans
 }
 
 /// Takes a token from each of `limits`, or from none: all are asked before the first is taken. Only a
-/// race for the last token of a later limit can cost one of an earlier.
+/// race for the last token of a later limit can cost one of an earlier. Limits that challenge aren't asked of whoever
+/// `spares` says has passed one.
 fn take_tokens<'a>(
     limits: &[usize],
     snapshot: &'a Snapshot,
     head: &Head<'_>,
     client: key::Network,
+    spares: impl FnOnce() -> bool,
     now: Timestamp,
 ) -> Result<HeaderLines, (&'a LimitState, Outcome)> {
     if limits.is_empty() {
         return Ok(HeaderLines::new());
     }
+    let limits = limits.iter().map(|&index| &*snapshot.limits[index]);
+    let spared = limits.clone().any(|limit| limit.spec().challenge) && spares();
+    let limits = limits.filter(|limit| !(spared && limit.spec().challenge));
     let asked: SmallVec<[(&LimitState, BucketId); 4]> =
-        limits.iter().map(|&index| (&*snapshot.limits[index], snapshot.limits[index].bucket(head, client))).collect();
+        limits.map(|limit| (limit, limit.bucket(head, client))).collect();
+    if asked.is_empty() {
+        return Ok(HeaderLines::new());
+    }
     if asked.len() > 1 {
         for &(limit, id) in &asked {
             let outcome = limit.peek(id, now);

@@ -12,7 +12,11 @@ use super::Connection;
 use super::access::AccessList;
 use super::client::ClientFinder;
 use super::cors::CorsReady;
+use super::nets::NetSet;
+use crate::guard::challenge::Challenger;
 use crate::guard::lists::Lists;
+use crate::guard::token::Keys;
+use crate::guard::visitor::Manners;
 use crate::tls::{ClientPolicies, PolicyId};
 
 /// What is asked of every request, before its route is known.
@@ -22,6 +26,8 @@ pub struct Front {
     pub client: ClientFinder,
     /// The global lists.
     pub access: AccessList,
+    /// Who needn't show anything, and how others are asked to.
+    pub manners: Manners,
     /// Whom listeners ask for a certificate, by name of the listener; an entry for each that has TLS.
     clients: HashMap<String, Arc<ClientPolicies>>,
     /// Whether any of them asks anybody.
@@ -29,11 +35,14 @@ pub struct Front {
 }
 
 impl Front {
-    /// Prepares the global settings of `desired`, with the files that it names in `lists`.
-    pub fn new(desired: &Desired, lists: &Lists) -> Self {
+    /// Prepares the global settings of `desired`, with the files that it names in `lists`; `keys` sign what visitors
+    /// carry.
+    pub fn new(desired: &Desired, lists: &Lists, keys: Option<&Keys>) -> Self {
+        let challenger = desired.challenge.as_ref().zip(keys).map(|(spec, keys)| Challenger::new(spec, keys.clone()));
         Self {
             client: ClientFinder::new(&desired.client_ip),
             access: AccessList::new(&desired.access, lists),
+            manners: Manners { exempt: NetSet::new(&desired.exempt), challenger },
             clients: HashMap::new(),
             asks: false,
         }

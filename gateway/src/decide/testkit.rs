@@ -102,6 +102,8 @@ pub(crate) fn route(name: &str, pattern: &str) -> Route {
         cors: None,
         timeouts: Default::default(),
         max_body: None,
+        priority: Default::default(),
+        challenge: Default::default(),
         shadows: vec![],
     }
 }
@@ -135,6 +137,7 @@ pub(crate) fn shop(endpoints: &[u16]) -> Service {
         timeouts: Default::default(),
         protocol: Default::default(),
         tls: None,
+        capacity: Default::default(),
         keep_idle: 8,
         versions: endpoints.iter().enumerate().map(version).collect(),
     }
@@ -157,6 +160,7 @@ pub(crate) fn per_ip(burst: u32) -> tidegate_model::desired::Limit {
         window: Duration::from_secs(1),
         per_window: 50,
         over: 429,
+        challenge: false,
         ban: None,
     }
 }

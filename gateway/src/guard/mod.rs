@@ -8,7 +8,15 @@
 //! Token buckets are `decide::limit`; access lists are compiled in `decide::access`.
 
 pub mod bans;
+pub mod capacity;
+pub mod challenge;
+pub mod crowd;
+pub mod gate;
+pub mod known;
 pub mod lists;
+pub mod pulse;
+pub mod token;
+pub mod visitor;
 
 use std::sync::Arc;
 
@@ -17,12 +25,15 @@ use tidegate_model::desired::Desired;
 
 use crate::decide::nets::NetSet;
 use bans::Bans;
+use crowd::Crowd;
 
 /// What outlives snapshots. The default one counts unseen and bans nobody.
 #[derive(Debug, Default)]
 pub struct Guard {
     /// Who is banned.
     pub bans: Arc<Bans>,
+    /// Who is known to be good, and how strained the gateway is.
+    pub crowd: Arc<Crowd>,
 }
 
 impl Guard {
@@ -34,6 +45,7 @@ impl Guard {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let guard = Self::default();
         guard.bans.metrics().register(registry)?;
+        guard.crowd.register(registry)?;
         Ok(guard)
     }
 

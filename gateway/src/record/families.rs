@@ -159,6 +159,27 @@ pub(super) const SERVICE_FAMILIES: &[Family] = &[
         help: "Retries that were not made because the service's retry budget was used up.",
         shape: Shape::Counter(SERVICE_EXHAUSTED),
     },
+    Family {
+        name: "tidegate_shed_total",
+        help: "Requests that there was no room for at a service, by reason: a surge has taken the headroom (saturated); in \
+               an attack, the share of unknown clients is used up (attack), or even that of known ones (full).",
+        shape: Shape::Counters {
+            slots: SERVICE_SHED..SERVICE_SHED + SHED_REASONS.len(),
+            label: "reason",
+            values: |slot| SHED_REASONS[slot],
+            sparse: false,
+        },
+    },
+    Family {
+        name: "tidegate_service_under_attack",
+        help: "1 while a service has more to do than it can and unknown visitors are challenged or turned away, else 0.",
+        shape: Shape::Gauge(SERVICE_ATTACK),
+    },
+    Family {
+        name: "tidegate_service_capacity",
+        help: "Requests that may wait for a service's answers at once before anybody is kept out; 0 while there is no bound.",
+        shape: Shape::Gauge(SERVICE_CAPACITY),
+    },
 ];
 
 /// The labels that limit rows carry.

@@ -73,11 +73,13 @@ fn code_slot(status: u16) -> usize {
 }
 
 /// Every [`Reason`], in the order of its discriminants.
-pub(super) const REASONS: [Reason; 17] = [
+pub(super) const REASONS: [Reason; 19] = [
     Reason::NoRoute,
     Reason::Denied,
     Reason::Limited,
     Reason::Banned,
+    Reason::Challenged,
+    Reason::Shed,
     Reason::BodyTooLarge,
     Reason::Misdirected,
     Reason::Redirect,
@@ -100,6 +102,8 @@ pub fn reason_label(reason: Reason) -> &'static str {
         Reason::Denied => "denied",
         Reason::Limited => "limited",
         Reason::Banned => "banned",
+        Reason::Challenged => "challenged",
+        Reason::Shed => "shed",
         Reason::BodyTooLarge => "body_too_large",
         Reason::Misdirected => "misdirected",
         Reason::Redirect => "redirect",
@@ -243,8 +247,24 @@ pub enum RetryResult {
 
 pub(super) const RETRY_RESULTS: [&str; 2] = ["ok", "failed"];
 pub(super) const SERVICE_EXHAUSTED: usize = RETRY_RESULTS.len();
-pub(super) const SERVICE_SLOTS: usize = SERVICE_EXHAUSTED + 1;
-pub(super) type ServiceRow = Row<SERVICE_SLOTS, 0>;
+pub(super) const SERVICE_SHED: usize = SERVICE_EXHAUSTED + 1;
+pub(super) const SERVICE_SLOTS: usize = SERVICE_SHED + SHED_REASONS.len();
+pub(super) const SERVICE_ATTACK: usize = 0;
+pub(super) const SERVICE_CAPACITY: usize = 1;
+pub(super) type ServiceRow = Row<SERVICE_SLOTS, 2>;
+
+/// Why there was no room for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShedReason {
+    /// A surge from many sources has taken the headroom, or a given capacity is used up.
+    Saturated,
+    /// There is an attack, and an unknown client's share is used up.
+    Attack,
+    /// There is an attack, and even what is kept for known clients is used up.
+    Full,
+}
+
+pub(super) const SHED_REASONS: [&str; 3] = ["saturated", "attack", "full"];
 
 /// Handles for one service.
 #[derive(Clone, Debug)]
@@ -259,6 +279,21 @@ impl ServiceMetrics {
     /// Counts a retry that the budget refused.
     pub fn budget_exhausted(&self) {
         self.0.add(SERVICE_EXHAUSTED, 1);
+    }
+
+    /// Counts a request that there was no room for.
+    pub fn shed(&self, reason: ShedReason) {
+        self.0.add(SERVICE_SHED + reason as usize, 1);
+    }
+
+    /// Shows whether the service is under attack.
+    pub fn under_attack(&self, is: bool) {
+        self.0.gauge(SERVICE_ATTACK).store(i64::from(is), Relaxed);
+    }
+
+    /// Shows how many requests may wait for answers at once; 0 while there is no bound.
+    pub fn capacity(&self, limit: u32) {
+        self.0.gauge(SERVICE_CAPACITY).store(i64::from(limit), Relaxed);
     }
 }
 

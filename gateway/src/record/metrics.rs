@@ -31,7 +31,7 @@ struct Families {
     arms: Arc<Table<ARM_SLOTS, 0>>,
     routes: Arc<Table<ROUTE_SLOTS, 0>>,
     endpoints: Arc<Table<ENDPOINT_SLOTS, 2>>,
-    services: Arc<Table<SERVICE_SLOTS, 0>>,
+    services: Arc<Table<SERVICE_SLOTS, 2>>,
     limits: Arc<Table<LIMIT_SLOTS, 1>>,
     shadows: Arc<Table<SHADOW_SLOTS, 0>>,
     reloads: IntCounterVec,
@@ -363,6 +363,7 @@ pub(super) mod tests {
             window: Duration::from_secs(1),
             per_window: 1,
             over: 429,
+            challenge: false,
             ban: None,
         };
         let generation = Generation(previous.map_or(1, |snapshot| snapshot.generation().0 + 1));

@@ -16,7 +16,7 @@ pub mod trace;
 pub use cells::{BOUNDS_NANOS, Level};
 pub use handles::{
     ArmMetrics, EjectionCause, EndpointMetrics, LimitMetrics, LimitResult, Mismatch, RetryResult, RouteMetrics,
-    ServiceMetrics, ShadowDrop, ShadowMetrics, ShadowResult, TryResult, reason_label,
+    ServiceMetrics, ShadowDrop, ShadowMetrics, ShadowResult, ShedReason, TryResult, reason_label,
 };
 pub use metrics::{Metrics, ReloadResult};
 

@@ -573,6 +573,8 @@ impl Kit {
                 cors: None,
                 timeouts: RouteTimeouts::default(),
                 max_body: None,
+                priority: Default::default(),
+                challenge: Default::default(),
                 shadows: specs.to_vec(),
             }],
             ..Desired::default()
@@ -593,6 +595,8 @@ impl Kit {
             target: None,
             answer_headers: SmallVec::new(),
             copies,
+            cookies: None,
+            seat: crate::guard::gate::Seat::anywhere(),
         };
         let length = request.headers().get(header::CONTENT_LENGTH);
         let head = Head {
@@ -687,6 +691,7 @@ fn service(name: &str, protocol: UpstreamProtocol, versions: Vec<ServiceVersion>
         timeouts: Timeouts::default(),
         protocol,
         tls: None,
+        capacity: Default::default(),
         keep_idle: 16,
         versions,
     }

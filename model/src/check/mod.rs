@@ -25,10 +25,10 @@ use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 
 use crate::config::decode::{Decode, Path};
-use crate::config::{Access, At, Bounds, ClientIp, Config, Limit, Many, Paths};
+use crate::config::{Access, At, Bounds, Challenge, ClientIp, Config, Limit, Many, Paths, Switch};
 use crate::desired::{self, Desired};
 use crate::diagnostic::{Diagnostic, Place};
-use crate::literal::{AccessLogTo, FilePath, Network, Whole};
+use crate::literal::{AccessLogTo, FilePath, Network, OverLimit, Whole};
 use crate::problems::{Problems, Span};
 use crate::yaml;
 use names::Names;
@@ -57,7 +57,7 @@ pub struct Checked {
 /// Where things stand in the configuration, so that a port in use or a missing
 /// certificate is reported with its line.
 ///
-/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `tls.ticket_secret`,
+/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `challenge.secret`, `tls.ticket_secret`,
 /// `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert`
 /// and `….key`, `listeners.NAME.client_certificates.0.ca` and `….crl`, `access.deny_files.0`,
 /// `routes.NAME.access.allow_files.0`, `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`,
@@ -173,6 +173,15 @@ impl<'f> Checker<'_, 'f> {
             configs.iter().filter_map(|config| Some((config.bounds.as_ref()?, config.bounds.as_ref()?.span))),
         );
 
+        let challenge = self.only_one(
+            "challenge",
+            configs.iter().filter_map(|config| {
+                let challenge = config.challenge.as_ref()?;
+                let span = if let Switch::On(challenge) = challenge { challenge.span } else { config.span };
+                Some((challenge, span))
+            }),
+        );
+
         let everybody = client_ip.iter().flat_map(|client_ip| &client_ip.trusted).flat_map(|many| &many.items);
         for network in everybody.filter(|network| network.value.0.prefix_len() == 0) {
             let diagnostic =
@@ -208,6 +217,11 @@ impl<'f> Checker<'_, 'f> {
             services: services_ready,
             routes: routes_ready,
             access_log: access_log.map(|to| self.access_log(to)).unwrap_or_default(),
+            exempt: match challenge {
+                Some(Switch::On(challenge)) => networks(challenge.exempt.as_ref()),
+                Some(Switch::Off) | None => Vec::new(),
+            },
+            challenge: self.challenge(challenge),
             bounds,
         };
         if self.problems.errors() == 0 {
@@ -244,6 +258,32 @@ impl<'f> Checker<'_, 'f> {
         Some(first)
     }
 
+    fn challenge(&mut self, written: Option<&Switch<Challenge>>) -> Option<desired::Challenge> {
+        let default = desired::Challenge::default();
+        let written = match written {
+            Some(Switch::Off) => return None,
+            Some(Switch::On(written)) => written,
+            None => return Some(default),
+        };
+        let redirect = written.mode.as_ref().map_or(default.redirect, |mode| mode.value.0);
+        if let (true, Some(work)) = (redirect, &written.work) {
+            let diagnostic =
+                Diagnostic::error("unused-key", "work has no meaning where a redirect is challenge enough")
+                    .help("remove it, or write mode: work");
+            self.problems.add(work.span, "nobody is given a puzzle", diagnostic);
+        }
+        let secret = written.secret.as_ref().map(|file| {
+            self.places.push(("challenge.secret".into(), file.span));
+            self.resolve(&file.value.0, file.span)
+        });
+        Some(desired::Challenge {
+            redirect,
+            work: written.work.as_ref().map_or(default.work, |work| work.value.0 as u8),
+            valid: written.valid.as_ref().map_or(default.valid, |valid| valid.value.0),
+            secret,
+        })
+    }
+
     fn access_log(&mut self, to: &At<AccessLogTo>) -> desired::AccessLog {
         self.places.push(("access_log".into(), to.span));
         match &to.value {
@@ -270,6 +310,7 @@ impl<'f> Checker<'_, 'f> {
             window: std::time::Duration::from_secs(1),
             per_window: 1,
             over: 429,
+            challenge: false,
             ban: None,
         };
         let Some(limit) = limit else { return ready };
@@ -282,7 +323,11 @@ impl<'f> Checker<'_, 'f> {
         ready.window = rate.window;
         ready.per_window = rate.count;
         ready.burst = limit.burst.as_ref().map_or(rate.count, |burst| burst.value.0 as u32);
-        ready.over = limit.over.as_ref().map_or(429, |over| over.value.0 as u16);
+        (ready.over, ready.challenge) = match limit.over.as_ref().map(|over| over.value) {
+            None => (429, false),
+            Some(OverLimit::Status(status)) => (status, false),
+            Some(OverLimit::Challenge) => (429, true),
+        };
         ready.ban = limit.then.as_ref().map(|then| then.value.0.clone());
         ready
     }

@@ -71,6 +71,8 @@ impl Checker<'_, '_> {
                 total: own(timeouts.map(|timeouts| &timeouts.total)),
             },
             max_body: route.max_body.as_ref().map(|size| size.value.0),
+            priority: route.priority.as_ref().map(|priority| priority.value.0).unwrap_or_default(),
+            challenge: route.challenge.as_ref().map(|when| when.value.0).unwrap_or_default(),
             shadows: route
                 .shadow
                 .iter()

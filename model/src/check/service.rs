@@ -56,6 +56,7 @@ impl Checker<'_, '_> {
             protocol: service.protocol.as_ref().map(|protocol| protocol.value.0).unwrap_or_default(),
             tls: service.tls.as_ref().map(|tls| self.upstream_tls(label, tls)),
             keep_idle: service.keep_idle.as_ref().map_or(KEEP_IDLE, |number| number.value.0 as usize),
+            capacity: service.capacity.as_ref().map(|capacity| capacity.value.0).unwrap_or_default(),
             versions: self.versions(name, service),
             name: label.clone(),
         }
@@ -322,6 +323,7 @@ fn nothing(name: &str) -> desired::Service {
         timeouts: desired::Timeouts::default(),
         protocol: desired::UpstreamProtocol::default(),
         tls: None,
+        capacity: desired::Capacity::default(),
         keep_idle: KEEP_IDLE,
         versions: Vec::new(),
     }

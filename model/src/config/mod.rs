@@ -27,8 +27,8 @@ pub use route::{
 pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls, Version};
 
 use crate::literal::{
-    AccessLogTo, BanFor, DotSegmentsWord, EscapedSlashesWord, FilePath, Name, Network, Rate, Size, SlashesWord,
-    TokenKey, VersionNumber, Whole,
+    AccessLogTo, BanFor, ChallengeBy, DotSegmentsWord, EscapedSlashesWord, FilePath, Name, Network, OverLimit, Rate,
+    Size, SlashesWord, Time, TokenKey, VersionNumber, Whole,
 };
 use section::section;
 use serde_json::{Map, Value, json};
@@ -65,6 +65,9 @@ section! {
         pub access_log: Option<At<AccessLogTo>>,
         /// Where certificates are ordered that listeners name by `acme`.
         pub acme: Option<Acme>,
+        /// How unknown visitors show that they are people, where that is asked of them. Left out: with the defaults; `off`:
+        /// nobody is asked, and those there is no room for are turned away.
+        pub challenge: Option<Switch<Challenge>>,
         /// Bounds that hold for the whole process.
         pub bounds: Option<Bounds>,
     }
@@ -114,14 +117,38 @@ section! {
         pub rate: At<Rate>,
         /// How many may come at once. Left out: as many as the rate allows in its window.
         pub burst: Option<At<Whole<1, 1_000_000_000>>>,
-        /// The status of a refusal.
+        /// The status of a refusal; or `challenge`: who hasn't shown that they are a person is asked to, and who has isn't
+        /// held to this limit. What can't be asked is refused with 429.
         #[schemars(extend("default" = 429))]
-        pub over: Option<At<Whole<400, 599>>>,
+        pub over: Option<At<OverLimit>>,
         /// What follows when refusals repeat: `ban 10m` after 20 refusals in 10 s, or `ban 10m after N in TIME`. With
         /// `up to 24h` each ban lasts twice as long as the one before, up to that. Where the key is `client_ip` alone,
         /// the address (IPv6: its /64) is banned from the whole gateway, connections included; else only this key of
         /// this limit.
         pub then: Option<At<BanFor>>,
+    }
+}
+
+section! {
+    /// How unknown visitors show that they are people. Who has shown it gets a signed cookie, and isn't asked again while it
+    /// is valid.
+    pub struct Challenge {
+        /// `work`: a page whose script solves a small puzzle. `redirect`: a cookie and a redirect to the same place, which any
+        /// client that keeps cookies passes.
+        #[schemars(extend("default" = "work"))]
+        pub mode: Option<At<ChallengeBy>>,
+        /// How hard the puzzle is: each step doubles it. A laptop needs about a second for 18.
+        #[schemars(extend("default" = 18))]
+        pub work: Option<At<Whole<8, 28>>>,
+        /// How long a passed challenge holds.
+        #[schemars(extend("default" = "12h"))]
+        pub valid: Option<At<Time>>,
+        /// A file with the secret that signs cookies, at least 16 characters in a line. Up to three further lines are older
+        /// secrets that are still accepted. Gateways that share it accept each other's cookies. Left out: a random one, kept
+        /// in the state folder.
+        pub secret: Option<At<FilePath>>,
+        /// Networks that are never asked and count as known: monitoring, partners, offices.
+        pub exempt: Option<Many<At<Network>>>,
     }
 }
 

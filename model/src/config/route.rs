@@ -9,9 +9,9 @@ use super::decode::{At, Decode, Many, Path, Table};
 use super::section::section;
 use crate::diagnostic::Diagnostic;
 use crate::literal::{
-    BodyOver, CompareWhat, ContentType, CookieName, Flag, HeaderName, HeaderValue, Host, HostMatch, JsonPath, Literal,
-    Method, MethodClass, Name, Origin, PathMatch, Port, RedirectStatus, RegexText, RewritePath, Sample, Scheme, Size,
-    Target, Text, Time, TokenKey, WeightOf, Whole,
+    BodyOver, ChallengeWhen, CompareWhat, ContentType, CookieName, Flag, HeaderName, HeaderValue, Host, HostMatch,
+    JsonPath, Literal, Method, MethodClass, Name, Origin, PathMatch, Port, PriorityOf, RedirectStatus, RegexText,
+    RewritePath, Sample, Scheme, Size, Target, Text, Time, TokenKey, WeightOf, Whole,
 };
 use crate::problems::{Problems, Span};
 use crate::yaml::{Node, Value};
@@ -47,6 +47,12 @@ section! {
         pub max_body: Option<At<Size>>,
         /// Who may use this route, after the global lists.
         pub access: Option<Access>,
+        /// What is given up first when there isn't room for everybody: `low` before `normal` before `high`.
+        #[schemars(extend("default" = "normal"))]
+        pub priority: Option<At<PriorityOf>>,
+        /// When unknown visitors must show that they are people: `always`, in an `attack`, or `never`.
+        #[schemars(extend("default" = "attack"))]
+        pub challenge: Option<At<ChallengeWhen>>,
         /// Copies requests to other versions. Clients never wait for a copy.
         pub shadow: Option<Many<Shadow>>,
     }

@@ -7,8 +7,8 @@ use super::decode::{At, Decode, Many, Path, Switch, Table};
 use super::route::MethodSet;
 use super::section::section;
 use crate::literal::{
-    BalanceBy, EndpointAddress, ExpectStatus, FailureShare, FilePath, Flag, Host, Name, Percent, RetryWhen, Text, Time,
-    TimeOrZero, UpstreamSpeaks, Whole,
+    BalanceBy, CapacityOf, EndpointAddress, ExpectStatus, FailureShare, FilePath, Flag, Host, Name, Percent, RetryWhen,
+    Text, Time, TimeOrZero, UpstreamSpeaks, Whole,
 };
 use crate::problems::Problems;
 use crate::yaml::{Node, Value};
@@ -32,6 +32,10 @@ section! {
         pub protocol: Option<At<UpstreamSpeaks>>,
         /// Speaks TLS to endpoints. `{}` for the defaults.
         pub tls: Option<UpstreamTls>,
+        /// Requests that may wait for the service's answers at once. `auto`: measured; in a flood from many sources the gateway
+        /// keeps out whoever there is no room for, known clients last. A number: that many. `off`: no bound.
+        #[schemars(extend("default" = "auto"))]
+        pub capacity: Option<At<CapacityOf>>,
         /// Idle connections kept to each endpoint for shadow copies. Live traffic keeps up to 2,048 for each core, over all endpoints.
         #[schemars(extend("default" = 32))]
         pub keep_idle: Option<At<Whole<0, 100_000>>>,

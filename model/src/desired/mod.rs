@@ -72,8 +72,31 @@ pub struct Desired {
     pub routes: Vec<Route>,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// How unknown visitors show that they are people; `None`: nobody is asked.
+    pub challenge: Option<Challenge>,
+    /// Networks that are never asked and count as known.
+    pub exempt: Vec<IpNet>,
     /// Bounds that hold for the whole process.
     pub bounds: Bounds,
+}
+
+/// How unknown visitors show that they are people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Challenge {
+    /// Whether a redirect with a cookie is enough.
+    pub redirect: bool,
+    /// Leading zero bits that the puzzle asks for, 8–28.
+    pub work: u8,
+    /// How long a passed challenge holds.
+    pub valid: Duration,
+    /// The file of secrets; `None`: a random one is kept in the state folder.
+    pub secret: Option<PathBuf>,
+}
+
+impl Default for Challenge {
+    fn default() -> Self {
+        Self { redirect: false, work: 18, valid: Duration::from_secs(12 * 3_600), secret: None }
+    }
 }
 
 /// Bounds that hold for the whole process.
@@ -241,6 +264,8 @@ pub struct Limit {
     pub per_window: u32,
     /// Status of a refusal (default 429).
     pub over: u16,
+    /// Whether visitors who haven't shown that they are people are asked to instead, and those who have aren't limited.
+    pub challenge: bool,
     /// What follows when refusals repeat.
     pub ban: Option<Ban>,
 }

@@ -30,8 +30,36 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// Bytes in a request body; beyond it 413.
     pub max_body: Option<u64>,
+    /// What is given up first when there isn't room for everybody.
+    pub priority: Priority,
+    /// When unknown visitors must show that they are people.
+    pub challenge: Asked,
     /// Copies.
     pub shadows: Vec<Shadow>,
+}
+
+/// What is given up first when there isn't room for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// First.
+    Low,
+    /// Then this.
+    #[default]
+    Normal,
+    /// Last.
+    High,
+}
+
+/// When unknown visitors must show that they are people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// Each of them, always.
+    Always,
+    /// When the service or the gateway has more to do than it can.
+    #[default]
+    Attack,
+    /// Never; those there is no room for are turned away.
+    Never,
 }
 
 /// Overrides of a service's deadlines; `None` leaves the service's.

@@ -26,10 +26,24 @@ pub struct Service {
     pub protocol: UpstreamProtocol,
     /// TLS to endpoints; `None` for plain.
     pub tls: Option<UpstreamTls>,
+    /// Requests that may wait for answers at once.
+    pub capacity: Capacity,
     /// Idle connections kept to each endpoint for shadow copies. Live traffic has a bound over all endpoints.
     pub keep_idle: usize,
     /// Versions, in the order they were written.
     pub versions: Vec<Version>,
+}
+
+/// How many requests may wait for a service's answers at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capacity {
+    /// As many as it turns out to take.
+    #[default]
+    Auto,
+    /// Any number.
+    Off,
+    /// So many.
+    Fixed(u32),
 }
 
 /// One version of a service: a set of endpoints that run the same code.

@@ -26,9 +26,10 @@ pub use number::{Percent, Port, Sample, Size, Whole};
 pub use pattern::{HostMatch, PathMatch, RegexText, Text};
 pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
-    AccessLogTo, AcmeChallenge, BalanceBy, BodyOver, Class, CompareWhat, Comparison, DotSegmentsWord,
-    EscapedSlashesWord, Flag, MethodClass, Name, Protocol, RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks,
-    Target, TlsMin, UpstreamSpeaks, VerifyClient, VersionNumber, WeightOf,
+    AccessLogTo, AcmeChallenge, BalanceBy, BodyOver, CapacityOf, ChallengeBy, ChallengeWhen, Class, CompareWhat,
+    Comparison, DotSegmentsWord, EscapedSlashesWord, Flag, MethodClass, Name, OverLimit, PriorityOf, Protocol,
+    RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, Target, TlsMin, UpstreamSpeaks, VerifyClient,
+    VersionNumber, WeightOf,
 };
 
 use serde_json::{Value, json};

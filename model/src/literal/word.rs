@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Literal, TokenKey, Wrong};
+use super::{Literal, TokenKey, Whole, Wrong};
 use crate::desired::{
-    AcmeChallengeKind, Balance, ClientVerify, DotSegments, EscapedSlashes, Key, OverCap, Slashes, UpstreamProtocol,
-    Weight,
+    AcmeChallengeKind, Asked, Balance, Capacity, ClientVerify, DotSegments, EscapedSlashes, Key, OverCap, Priority,
+    Slashes, UpstreamProtocol, Weight,
 };
 use crate::problems::did_you_mean;
 
@@ -188,6 +188,78 @@ words! {
     /// A named set of methods.
     MethodClass(Class), "a set of methods", "bad-methods", "string",
     {"safe" => Class::Safe, "idempotent" => Class::Idempotent, "any" => Class::Any}
+}
+
+words! {
+    /// What is given up first when there isn't room for everybody.
+    PriorityOf(Priority), "a priority", "bad-priority", "string",
+    {"low" => Priority::Low, "normal" => Priority::Normal, "high" => Priority::High}
+}
+
+words! {
+    /// When unknown visitors must show that they are people.
+    ChallengeWhen(Asked), "a time for a challenge", "bad-challenge", "string",
+    {"always" => Asked::Always, "attack" => Asked::Attack, "never" => Asked::Never}
+}
+
+words! {
+    /// Whether a redirect with a cookie is challenge enough.
+    ChallengeBy(bool), "a kind of challenge", "bad-challenge", "string", {"work" => false, "redirect" => true}
+}
+
+/// What happens to a request that a limit refuses: a status, or `challenge`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverLimit {
+    /// It is refused with this status.
+    Status(u16),
+    /// The visitor is asked to show that they are a person.
+    Challenge,
+}
+
+impl Literal for OverLimit {
+    const WHAT: &'static str = "a status or challenge";
+    const CODE: &'static str = "bad-number";
+    const EXAMPLES: &'static [&'static str] = &["429", "503", "challenge"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        if text == "challenge" {
+            return Ok(Self::Challenge);
+        }
+        Whole::<400, 599>::parse(text)
+            .map(|status| Self::Status(status.0 as u16))
+            .map_err(|wrong| Wrong { help: Some("write a number from 400 to 599, or challenge".into()), ..wrong })
+    }
+
+    fn schema() -> Value {
+        json!({"anyOf": [{"type": "integer", "minimum": 400, "maximum": 599}, {"const": "challenge"}]})
+    }
+}
+
+/// How many requests may wait for a service's answers at once: `auto`, `off` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapacityOf(pub Capacity);
+
+impl Literal for CapacityOf {
+    const WHAT: &'static str = "a capacity";
+    const CODE: &'static str = "bad-capacity";
+    const EXAMPLES: &'static [&'static str] = &["auto", "off", "200"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let help = "write auto, off, or the number of requests that may wait at once (1 to 1000000)";
+        match text {
+            "auto" => Ok(Self(Capacity::Auto)),
+            "off" => Ok(Self(Capacity::Off)),
+            _ => match text.parse::<u32>() {
+                Ok(number @ 1..=1_000_000) => Ok(Self(Capacity::Fixed(number))),
+                Ok(0) => Err(Wrong::new("nobody could ever ask").help(help)),
+                _ => Err(Wrong::new(format!("\"{text}\" isn't possible here")).help(help)),
+            },
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"anyOf": [{"enum": ["auto", "off"]}, {"type": "integer", "minimum": 1, "maximum": 1_000_000}]})
+    }
 }
 
 /// When a request is tried again.

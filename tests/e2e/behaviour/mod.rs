@@ -3,6 +3,7 @@
 mod acme;
 mod bad_clients;
 mod certificates;
+mod flood;
 mod health;
 mod reload;
 mod routes;

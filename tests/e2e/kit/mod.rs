@@ -4,6 +4,7 @@
 pub mod app;
 pub mod certs;
 pub mod client;
+pub mod flood;
 pub mod gateway;
 pub mod load;
 pub mod nginx;

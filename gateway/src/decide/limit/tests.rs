@@ -25,6 +25,7 @@ fn state(interval: Duration, burst: u32, ban: Option<Ban>, max_keys: usize) -> L
         window: Duration::from_secs(1),
         per_window: 50,
         over: 429,
+        challenge: false,
         ban,
     };
     LimitState::new(&limit, max_keys)
