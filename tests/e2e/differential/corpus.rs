@@ -50,8 +50,10 @@ pub struct Case {
     pub bytes: Bytes,
     /// What this gateway does.
     pub expected: String,
-    /// Why.
+    /// Why, where that is more than its family's reason.
     pub why: String,
+    /// Its family's reason.
+    pub shared: String,
 }
 
 /// Reads the corpus, in the order of its files' names.
@@ -84,7 +86,7 @@ fn case(index: usize, family: &str, shared: &str, text: &str) -> Case {
         lines.iter().position(|line| line.starts_with("> ")).unwrap_or_else(|| panic!("{name}: no outcome"));
     let mut notes = lines[notes_from..].iter().map(|line| line.strip_prefix("> ").unwrap_or_default());
     let expected = notes.next().expect("a case has an outcome").to_owned();
-    let own = notes.collect::<Vec<_>>().join(" ");
+    let why = notes.collect::<Vec<_>>().join(" ");
     let wire = &lines[..notes_from];
     let bytes = match wire.first() {
         Some(&"h2") => http2(&wire[1..]),
@@ -95,8 +97,7 @@ fn case(index: usize, family: &str, shared: &str, text: &str) -> Case {
         }
         _ => Bytes::Http1(bytes(wire)),
     };
-    let why = if own.is_empty() { shared.to_owned() } else { own };
-    Case { index, family: family.to_owned(), name: name.to_owned(), bytes, expected, why }
+    Case { index, family: family.to_owned(), name: name.to_owned(), bytes, expected, why, shared: shared.to_owned() }
 }
 
 fn http2(lines: &[&str]) -> Bytes {

@@ -70,6 +70,18 @@ async fn every_case_ends_as_the_corpus_says_and_the_table_of_disagreements_is_fr
         outcomes.insert(name, results);
     }
     gateways.iter_mut().for_each(Gateway::assert_unharmed);
+    // Another proxy may have been late on a busy machine: what isn't as it is written is played once more, alone.
+    for proxy in proxies::available() {
+        let stale = table::stale(proxy.name(), &cases, &outcomes);
+        if stale.is_empty() || table::is_written() {
+            continue;
+        }
+        let (_running, lanes) = proxy.start(1).await;
+        for index in stale {
+            let outcome = lanes[0].play(&cases[index]).await;
+            outcomes.get_mut(proxy.name()).expect("it was played before")[index] = outcome;
+        }
+    }
 
     let mut wrong = Vec::new();
     for (case, outcome) in cases.iter().zip(&outcomes["tidegate"]) {
@@ -77,7 +89,7 @@ async fn every_case_ends_as_the_corpus_says_and_the_table_of_disagreements_is_fr
             wrong.push(format!("{} / {}: {outcome}, wanted {}", case.family, case.name, case.expected));
         }
         let differ = outcomes.values().any(|all| all[case.index] != *outcome);
-        if differ && case.why.is_empty() {
+        if differ && case.why.is_empty() && case.shared.is_empty() {
             wrong.push(format!("{} / {}: others do otherwise, and nobody says why", case.family, case.name));
         }
     }
