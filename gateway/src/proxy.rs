@@ -375,13 +375,13 @@ impl Proxy {
 }
 
 /// Brings the head to its normal form; the answer for one that has none, or breaks a rule.
-fn strict(request: &mut RequestHeader, exchange: &Exchange) -> std::result::Result<(), Answer> {
+fn strict(request: &mut RequestHeader, exchange: &Exchange) -> std::result::Result<(), Box<Answer>> {
     if request.version == Version::HTTP_2 {
         head::check_http2(request, exchange.connection.guard.max_headers)
-            .map_err(|refusal| answer::refused(exchange.visitor(&request.headers), refusal))?;
+            .map_err(|refusal| Box::new(answer::refused(exchange.visitor(&request.headers), refusal)))?;
     }
     head::normalise(request, &exchange.snapshot.desired.paths)
-        .map_err(|bad| answer::bad_target(exchange.visitor(&request.headers), bad))
+        .map_err(|bad| Box::new(answer::bad_target(exchange.visitor(&request.headers), bad)))
 }
 
 /// A hook was called that can't be without a plan: our own bug, answered with a 500.

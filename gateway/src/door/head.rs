@@ -214,10 +214,10 @@ impl HeadScanner {
                 }
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = trim(value).eq_ignore_ascii_case(b"websocket"),
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                if !value.split(|b| *b == b',').map(trim).all(names::may_be_nominated) {
-                    return Err(Refusal::Nominated);
-                }
+            10 if name.eq_ignore_ascii_case(b"connection")
+                && !value.split(|b| *b == b',').map(trim).all(names::may_be_nominated) =>
+            {
+                return Err(Refusal::Nominated);
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let length = length(trim(value)).ok_or(Refusal::ContentLength)?;
