@@ -10,6 +10,7 @@ use tidegate_gateway::door::chunk::ChunkScanner;
 use tidegate_gateway::door::framing::Body;
 use tidegate_gateway::door::head::{HeadLimits, HeadScanner};
 use tidegate_gateway::door::proxy_header::{self, Proxied};
+use tidegate_gateway::tls::Ja4;
 use tidegate_model::check::{SourceFile, check};
 use tidegate_model::desired::{DotSegments, EscapedSlashes, Paths, Slashes};
 use tidegate_model::diagnostic::{Colour, render_all};
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const ALL: [Target; 6] = [
+pub const ALL: [Target; 7] = [
     Target {
         name: "config",
         run: config,
@@ -77,6 +78,12 @@ pub const ALL: [Target; 6] = [
         run: chunked,
         seeds: &[b"5;a=\"b\"\r\nhello\r\n0\r\nX: y\r\n\r\nGET", b"a\r\n0123456789\r\n00\r\n\r\n", b"0\r\n\r\n"],
         words: &[b"\r\n", b"\n", b"\r", b"0", b"0\r\n\r\n", b";", b"\"", b"\\", b" ", b"ffff", b"X: y\r\n"],
+    },
+    Target {
+        name: "client_hello",
+        run: client_hello,
+        seeds: &[b"\x16\x03\x01\0\x51\x01\0\0\x4d\x03\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\x13\x01\x01\0\0\x22\0\0\0\x06\0\x04\0\0\x01a\0\x10\0\x05\0\x03\x02h\x32\0\x2b\0\x03\x02\x03\x04\0\x0d\0\x04\0\x02\x04\x03"],
+        words: &[b"\x16\x03\x01", b"\x01\0\0", b"\x13\x01", b"\x0a\x0a", b"\0\x10", b"\x02h2", b"\xff\xff", b"\0\x2b", b"\xe9"],
     },
     Target {
         name: "target",
@@ -225,6 +232,17 @@ fn read_chunks(bytes: &[u8]) -> Option<usize> {
             return Some(at);
         }
     }
+}
+
+/// ClientHellos: a fingerprint is 36 printable characters, and what follows the hello doesn't change it.
+pub fn client_hello(bytes: &[u8]) -> u64 {
+    let Some(fingerprint) = Ja4::of(bytes) else { return 0 };
+    let text = fingerprint.as_str();
+    assert!(text.len() == Ja4::LENGTH && text.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?}");
+    let mut more = bytes.to_vec();
+    more.extend_from_slice(b"\x17\x03\x03");
+    assert_eq!(Ja4::of(&more), Some(fingerprint));
+    kind(text.get(..10))
 }
 
 /// Targets: the normal form of a normal form is itself, is a path, and has no dot segment for anybody who unescapes it once.
