@@ -157,3 +157,27 @@ routes: [{name: all, match: {path: /**}, to: app}]
     assert!(posts.contains(&503), "POST is not: {posts:?}");
     assert_eq!(bad.seen().iter().chain(&good.seen()).filter(|seen| seen.method == "POST").count(), 10);
 }
+
+#[tokio::test]
+async fn an_nginx_that_admits_only_the_gateway_answers_through_it_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    authority.sign(dir.path(), "origin", &["inner.example.com"]);
+    authority.sign(dir.path(), "client", &["gateway.example.com"]);
+    std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
+    let at = dir.path().display();
+    let nginx = Nginx::start_guarded(&format!(
+        "ssl_certificate {at}/origin.crt; ssl_certificate_key {at}/origin.key;
+        ssl_client_certificate {at}/ca.crt; ssl_verify_client on;"
+    ))
+    .await;
+    let inner = nginx.guarded();
+    let gateway = Gateway::start(TLS_APP, &[("app", &inner), ("certs", &at), ("protocol", &"http/1.1")]).await;
+
+    let through = get(gateway.web(), "http://shop.example.com/who").await.unwrap();
+    let mut around = Client::tls(inner, "inner.example.com", authority.trust(&[])).await.unwrap();
+    let refused = around.get("https://inner.example.com/who").await.unwrap();
+
+    assert_eq!((through.status, through.text().as_str()), (200, "CN=client"));
+    assert_eq!(refused.status, 400); // nginx: "No required SSL certificate was sent".
+}

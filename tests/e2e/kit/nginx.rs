@@ -14,13 +14,27 @@ pub struct Nginx {
     child: Child,
     _dir: TempDir,
     port: Port,
+    guarded: Port,
 }
 
 impl Nginx {
     /// Serves `files` (name, content) and answers `/healthz`.
     pub async fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::run(files, None).await
+    }
+
+    /// The same with a second server on TLS with these settings, which says whose certificate it was shown.
+    pub async fn start_guarded(tls: &str) -> Self {
+        Self::run(&[], Some(tls)).await
+    }
+
+    async fn run(files: &[(&str, &[u8])], tls: Option<&str>) -> Self {
         let dir = TempDir::new().unwrap();
-        let port = ports::reserve();
+        let (port, guarded) = (ports::reserve(), ports::reserve());
+        let second = tls.map_or(String::new(), |tls| {
+            let address = guarded.address;
+            format!("server {{ listen {address} ssl; {tls} location / {{ return 200 $ssl_client_s_dn; }} }}")
+        });
         let root = dir.path().join("files");
         fs::create_dir(&root).unwrap();
         for (name, content) in files {
@@ -40,6 +54,7 @@ impl Nginx {
                 location = /healthz {{ return 200 ok; }}
                 location = /hello {{ add_header x-version nginx; return 200 hello; }}
               }}
+              {second}
             }}",
             port.address,
             root.display()
@@ -54,13 +69,18 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .expect("nginx runs (make install-tools brings it)");
-        let nginx = Self { child, _dir: dir, port };
+        let nginx = Self { child, _dir: dir, port, guarded };
         let address = nginx.address();
         eventually("nginx answers", || async move {
             client::get(address, "/healthz").await.is_ok_and(|answer| answer.status == 200)
         })
         .await;
         nginx
+    }
+
+    /// Where its second server listens.
+    pub fn guarded(&self) -> SocketAddr {
+        self.guarded.address
     }
 
     /// Where it listens.
