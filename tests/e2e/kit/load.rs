@@ -189,8 +189,12 @@ async fn one(client: &mut Option<Client>, open: &Connect, request: Request<Full<
     }
 }
 
+/// Whether the client itself held the request back. After a GOAWAY without an error HTTP/2 clients open no stream, and
+/// what the server leaves out of it wasn't looked at (RFC 9113 §6.8).
 fn was_never_sent(err: &anyhow::Error) -> bool {
-    err.downcast_ref::<hyper::Error>().is_some_and(|err| err.is_canceled() || err.is_closed())
+    let Some(err) = err.downcast_ref::<hyper::Error>() else { return false };
+    let cause = std::error::Error::source(err).map(ToString::to_string).unwrap_or_default();
+    err.is_canceled() || err.is_closed() || cause == "connection error received: not a result of an error"
 }
 
 fn fail(report: &Mutex<Report>, began: Instant, err: &anyhow::Error) {
