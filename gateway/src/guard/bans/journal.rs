@@ -338,11 +338,11 @@ mod tests {
         hour(&bans, "192.0.2.1/32", &"x".repeat(200));
         let key = Key::from("192.0.2.1/32".parse::<ipnet::IpNet>().unwrap());
 
-        for _ in 0..10_000 {
-            journal.append(&bans, &[key]);
+        for _ in 0..100 {
+            journal.append(&bans, &[key; 100]);
         }
 
-        assert!(journal.file.as_mut().unwrap().stream_position().unwrap() <= SMALL + 300);
+        assert!(journal.file.as_mut().unwrap().stream_position().unwrap() <= SMALL + 100 * 300);
     }
 
     #[test]
