@@ -35,6 +35,7 @@ fn limit() -> LimitState {
         over: 429,
         challenge: false,
         ban: None,
+        shared: false,
     };
     LimitState::new(&limit, 200_000)
 }

@@ -66,7 +66,11 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .iter()
         .map(|spec| match before.limits.get(spec.name.as_str()) {
             Some(state) if state.same_definition(spec, desired.bounds.limit_keys) => Arc::clone(state),
-            _ => Arc::new(LimitState::new(spec, desired.bounds.limit_keys).counted_on(metrics.limit(&spec.name))),
+            _ => Arc::new(
+                LimitState::new(spec, desired.bounds.limit_keys)
+                    .counted_on(metrics.limit(&spec.name))
+                    .telling(Arc::clone(&material.guard.soon)),
+            ),
         })
         .collect();
     let keys = material.keys.as_ref().unwrap_or_else(|| material.guard.crowd.keys());

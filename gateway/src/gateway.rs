@@ -30,6 +30,7 @@ use crate::guard::bans::journal::Keeper;
 use crate::guard::crowd::{self, Crowd};
 use crate::guard::lists::Lists;
 use crate::guard::pulse;
+use crate::guard::quota::{self, QuotaMetrics};
 use crate::material::{self, Files};
 use crate::proxy::Shared;
 use crate::record::Metrics;
@@ -107,6 +108,7 @@ impl Gateway {
             parts.control.spawn(crowd::keep(Arc::clone(&guard.crowd), folder.clone()));
         }
         let pulse = Arc::clone(&guard.crowd.pulse);
+        let soon = Arc::clone(&guard.soon);
         let material = Material { guard: Arc::clone(&guard), ..Material::default() };
         let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
         let acme_metrics = AcmeMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
@@ -126,6 +128,8 @@ impl Gateway {
             let pingora = Arc::new(PingoraCarrier::new(Arc::clone(&shared), drain));
             if only_pingora { pingora } else { Arc::new(Express::new(Arc::clone(&shared), pingora)) }
         })?;
+        let quotas = QuotaMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
+        parts.control.spawn(quota::run(publisher.slot(), quotas, soon));
         parts.control.spawn(health::probe::run(publisher.slot(), clock::now));
         Ok(Self {
             parts,

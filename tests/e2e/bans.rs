@@ -142,3 +142,26 @@ routes: [{name: all, answer: {status: 200, body: hi}}]
     assert!(!others);
     assert!(denied(2).await && !denied(3).await, "the last good list stays");
 }
+
+#[tokio::test]
+async fn a_limit_by_ja4_counts_a_program_whatever_its_address() {
+    let config = "
+limits: {program: {key: ja4, rate: 2/h}}
+routes: [{name: all, limits: program, answer: {status: 200, body: hi}}]
+";
+    let gateway = Gateway::start(config, &[]).await;
+    let url = "https://shop.example.com/";
+
+    let mut seen = Vec::new();
+    for source in [2, 3, 4] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, source), 0).into()).unwrap();
+        let tcp = socket.connect(gateway.tls()).await.unwrap();
+        let name = "shop.example.com".try_into().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(gateway.authority.trust(&["http/1.1"]));
+        let mut client = Client::h1_on(connector.connect(name, tcp).await.unwrap()).await.unwrap();
+        seen.push(client.get(url).await.unwrap().status);
+    }
+
+    assert_eq!(seen, [200, 200, 429]);
+}

@@ -13,4 +13,5 @@ mod differential;
 mod handshakes;
 mod kit;
 mod protocols;
+mod quota;
 mod upstream;

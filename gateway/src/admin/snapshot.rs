@@ -235,6 +235,7 @@ fn key(key: &Key) -> String {
     match key {
         Key::ClientIp => "client_ip".into(),
         Key::Network => "network".into(),
+        Key::Ja4 => "ja4".into(),
         Key::Header(name) => format!("header:{name}"),
         Key::Cookie(name) => format!("cookie:{name}"),
         Key::Query(name) => format!("query:{name}"),

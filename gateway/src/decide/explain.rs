@@ -222,6 +222,7 @@ fn key_name(key: &tidegate_model::desired::Key) -> String {
     match key {
         Key::ClientIp => "the client's address".into(),
         Key::Network => "the client's network".into(),
+        Key::Ja4 => "the fingerprint of its TLS handshake".into(),
         Key::Header(name) => format!("header {name}"),
         Key::Cookie(name) => format!("cookie {name}"),
         Key::Query(name) => format!("query parameter {name}"),

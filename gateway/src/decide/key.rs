@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, header};
 use tidegate_model::desired::Key;
 
 use super::Head;
+use crate::tls::Ja4;
 
 /// A [`Key`] with its header name resolved.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub enum ReadyKey {
     ClientIp,
     /// See [`Key::Network`].
     Network,
+    /// See [`Key::Ja4`].
+    Ja4,
     /// See [`Key::Header`].
     Header(HeaderName),
     /// See [`Key::Cookie`].
@@ -42,6 +45,8 @@ pub enum Value<'a> {
     Bytes(Cow<'a, [u8]>),
     /// The visitor's network.
     Network(Network),
+    /// The fingerprint of the TLS handshake.
+    Ja4(Ja4),
 }
 
 impl Value<'_> {
@@ -50,6 +55,7 @@ impl Value<'_> {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Network(network) => network.as_bytes(),
+            Self::Ja4(ja4) => ja4.as_str().as_bytes(),
         }
     }
 }
@@ -60,11 +66,13 @@ pub const NETWORK_V4: u8 = 24;
 /// The same of an IPv6 address: what a site usually gets (RFC 6177).
 pub const NETWORK_V6: u8 = 48;
 
-/// A visitor's address cut to the prefix by which visitors are told apart.
+/// A visitor as keys see one: the address, cut to the prefix by which visitors are told apart, and what the TLS
+/// handshake looked like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     octets: [u8; 16],
     len: u8,
+    ja4: Option<Ja4>,
 }
 
 impl Network {
@@ -75,13 +83,13 @@ impl Network {
         match address.to_canonical() {
             IpAddr::V4(v4) => {
                 octets[..4].copy_from_slice(&v4.octets());
-                Self { octets, len: 4 }
+                Self { octets, len: 4, ja4: None }
             }
             IpAddr::V6(v6) => {
                 let drop = 128 - u32::from(v6_prefix.min(128));
                 let mask = u128::MAX.checked_shl(drop).unwrap_or(0);
                 octets = (v6.to_bits() & mask).to_be_bytes();
-                Self { octets, len: 16 }
+                Self { octets, len: 16, ja4: None }
             }
         }
     }
@@ -91,6 +99,11 @@ impl Network {
         let kept = if self.len == 4 { NETWORK_V4 / 8 } else { NETWORK_V6 / 8 };
         self.octets[usize::from(kept)..].fill(0);
         self
+    }
+
+    /// The same visitor, whose TLS handshake looked like this.
+    pub fn with_ja4(self, ja4: Option<Ja4>) -> Self {
+        Self { ja4, ..self }
     }
 
     /// 4 or 16 octets.
@@ -105,6 +118,7 @@ impl ReadyKey {
         match key {
             Key::ClientIp => Self::ClientIp,
             Key::Network => Self::Network,
+            Key::Ja4 => Self::Ja4,
             Key::Header(name) => Self::Header(legal_name(name)),
             Key::Cookie(name) => Self::Cookie(name.as_str().into()),
             Key::Query(name) => Self::Query(name.as_str().into()),
@@ -125,6 +139,7 @@ impl ReadyKey {
         let bytes: Cow<'a, [u8]> = match self {
             Self::ClientIp => return Some(Value::Network(client)),
             Self::Network => return Some(Value::Network(client.widened())),
+            Self::Ja4 => return client.ja4.map(Value::Ja4),
             Self::Header(name) => head.headers.get(name)?.as_bytes().into(),
             Self::Cookie(name) => cookie(head.headers, name)?.into(),
             Self::Query(name) => query(head.query?, name)?,

@@ -24,20 +24,23 @@
 //! and there are up to 64 of them, so two cores seldom meet.
 
 mod bucket;
+mod shared;
 mod sketch;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderValue;
 use tidegate_model::desired::{Key, Limit};
 use tidegate_model::time::Timestamp;
+use tokio::sync::Notify;
 
 use super::Head;
 use super::key::{NETWORK_V4, NETWORK_V6, Network, ReadyKey};
 use crate::record::{LimitMetrics, LimitResult};
 use bucket::{AsItIs, Bucket, Strikes};
+pub use shared::Shared;
 use sketch::Sketch;
 
 /// Most shards of a limit's buckets. A power of two.
@@ -60,6 +63,10 @@ pub struct LimitState {
     /// `None` where half a bucket is less than a token.
     sketch: Option<Sketch>,
     shards: Vec<Mutex<Shard>>,
+    /// What the other gateways don't know yet, where there are any.
+    shared: Option<Shared>,
+    /// Told when they should know soon.
+    soon: Arc<Notify>,
     policy: HeaderValue,
     quoted: String,
     metrics: LimitMetrics,
@@ -114,6 +121,8 @@ impl LimitState {
             hasher: RandomState::new(),
             sketch: Sketch::new(interval, limit.burst),
             shards: (0..shards_for(max_keys)).map(|_| Mutex::default()).collect(),
+            shared: limit.shared.then(|| Shared::new(&limit.name, limit.burst, &mut rand::rng())),
+            soon: Arc::default(),
             policy: policy.unwrap_or_else(|_| HeaderValue::from_static("\"limit\"")),
             quoted,
             limit: limit.clone(),
@@ -125,6 +134,21 @@ impl LimitState {
     /// Counts what it decides on `metrics` instead of nowhere.
     pub fn counted_on(self, metrics: LimitMetrics) -> Self {
         Self { metrics, ..self }
+    }
+
+    /// Tells `soon` when other gateways should hear of a key.
+    pub fn telling(self, soon: Arc<Notify>) -> Self {
+        Self { soon, ..self }
+    }
+
+    /// What the other gateways don't know yet; `None` where it isn't shared.
+    pub fn shared(&self) -> Option<&Shared> {
+        self.shared.as_ref()
+    }
+
+    /// Time between two tokens, and a full bucket, in nanoseconds.
+    pub fn interval_and_depth(&self) -> (u64, u64) {
+        (self.interval, self.depth)
     }
 
     /// Whether buckets may be handed on to `limit`: everything that gives them meaning is the same.
@@ -157,6 +181,9 @@ impl LimitState {
 
     /// The bucket of `head`. A missing key counts as the empty value.
     pub fn bucket(&self, head: &Head<'_>, client: Network) -> BucketId {
+        if let Some(shared) = &self.shared {
+            return BucketId(shared.hash(self.keys.iter().map(|key| key.read(head, client))));
+        }
         let mut hasher = self.hasher.build_hasher();
         for key in &self.keys {
             let value = key.read(head, client);
@@ -181,6 +208,11 @@ impl LimitState {
     /// Takes a token, or counts a refusal, which may begin a ban.
     pub fn try_take(&self, id: BucketId, now: Timestamp) -> Outcome {
         let outcome = self.take(id, now);
+        if let (Outcome::Taken { .. }, Some(shared)) = (outcome, &self.shared)
+            && shared.took(id.0)
+        {
+            self.soon.notify_one();
+        }
         self.metrics.decided(match outcome {
             Outcome::Taken { .. } => LimitResult::Allowed,
             Outcome::Refused { .. } | Outcome::Punished { .. } => LimitResult::Refused,
@@ -226,6 +258,31 @@ impl LimitState {
         }
         shard.insert(id, bucket);
         outcome
+    }
+
+    /// Learns that, over all gateways and with all that was told, the bucket of this hash is full again `level`
+    /// nanoseconds after `now`.
+    pub fn learn(&self, hash: u64, level: u64, now: Timestamp) {
+        let untold = self.shared.as_ref().map_or(0, |shared| u64::from(shared.untold_of(hash)));
+        let level = level.saturating_add(untold.saturating_mul(self.interval));
+        let full_at = now.as_nanos().saturating_add(level);
+        let id = BucketId(hash);
+        let mut shard = self.shard(id);
+        let mut light = false;
+        if let Some(sketch) = &self.sketch {
+            sketch.update(hash, |known| Some(known.max(full_at)));
+            light = sketch.at_most_half(full_at, now.as_nanos()) == full_at;
+        }
+        let known = shard.get(&id).copied();
+        if known.is_none() && light {
+            return; // The sketch knows it all.
+        }
+        if known.is_none() {
+            self.make_room(&mut shard, now);
+        }
+        let mut bucket = known.unwrap_or_default();
+        bucket.full_at = bucket.full_at.max(full_at);
+        shard.insert(id, bucket);
     }
 
     /// What a refusal becomes that was one too many.

@@ -220,7 +220,7 @@ fn plan(
 ) -> Result<Plan, Box<Answer>> {
     let front = &snapshot.front;
     let client = front.client.find(head.headers, connection.peer);
-    let network = front.client.network(client);
+    let network = front.client.network(client).with_ja4(connection.tls.as_ref().and_then(|tls| tls.ja4));
     if let Some(until) = snapshot.guard.bans.until(client, now) {
         return Err(answer::banned(client, until, now).into());
     }

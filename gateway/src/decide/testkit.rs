@@ -162,5 +162,6 @@ pub(crate) fn per_ip(burst: u32) -> tidegate_model::desired::Limit {
         over: 429,
         challenge: false,
         ban: None,
+        shared: false,
     }
 }

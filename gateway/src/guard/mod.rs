@@ -15,6 +15,7 @@ pub mod gate;
 pub mod known;
 pub mod lists;
 pub mod pulse;
+pub mod quota;
 pub mod token;
 pub mod visitor;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use tidegate_model::desired::Desired;
+use tokio::sync::Notify;
 
 use crate::decide::nets::NetSet;
 use bans::Bans;
@@ -34,6 +36,8 @@ pub struct Guard {
     pub bans: Arc<Bans>,
     /// Who is known to be good, and how strained the gateway is.
     pub crowd: Arc<Crowd>,
+    /// Told when other gateways should hear soon of what a shared limit gave out.
+    pub soon: Arc<Notify>,
 }
 
 impl Guard {

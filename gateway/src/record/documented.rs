@@ -11,6 +11,7 @@ use super::metrics::tests::busy;
 use crate::acme::{AcmeMetrics, Book};
 use crate::door::metrics::DoorMetrics;
 use crate::guard::Guard;
+use crate::guard::quota::QuotaMetrics;
 use crate::shadow::Shadows;
 
 const INTRODUCTION: &str = "\
@@ -42,6 +43,7 @@ as `499`. Duration histograms have buckets from 0.1 ms to 30 s.
 fn every_family_is_documented_and_every_documented_one_exists() {
     let (metrics, _held) = busy();
     let door = DoorMetrics::register(metrics.registry()).unwrap();
+    let _quotas = QuotaMetrics::register(metrics.registry()).unwrap();
     let _guard = Guard::register(metrics.registry()).unwrap();
     let _listener = door.listener("web");
     let _certificates = Book::new(AcmeMetrics::register(metrics.registry()).unwrap()).showing_one();

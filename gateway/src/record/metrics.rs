@@ -365,6 +365,7 @@ pub(super) mod tests {
             over: 429,
             challenge: false,
             ban: None,
+            shared: false,
         };
         let generation = Generation(previous.map_or(1, |snapshot| snapshot.generation().0 + 1));
         let desired = Desired { generation, limits: limits.iter().map(limit).collect(), ..Desired::default() };

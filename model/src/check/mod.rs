@@ -23,12 +23,13 @@ mod shadow;
 
 use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
+use std::time::Duration;
 
 use crate::config::decode::{Decode, Path};
-use crate::config::{Access, At, Bounds, Challenge, ClientIp, Config, Limit, Many, Paths, Switch};
+use crate::config::{Access, At, Bounds, Challenge, ClientIp, Config, Limit, Many, Paths, Redis, Switch};
 use crate::desired::{self, Desired};
 use crate::diagnostic::{Diagnostic, Place};
-use crate::literal::{AccessLogTo, FilePath, Network, OverLimit, Whole};
+use crate::literal::{AccessLogTo, FilePath, Network, OverLimit, RedisUrl, Whole};
 use crate::problems::{Problems, Span};
 use crate::yaml;
 use names::Names;
@@ -181,6 +182,12 @@ impl<'f> Checker<'_, 'f> {
                 Some((challenge, span))
             }),
         );
+        let redis = self.only_one(
+            "redis",
+            configs.iter().filter_map(|config| Some((config.redis.as_ref()?, config.redis.as_ref()?.span))),
+        );
+        let redis = redis.map(|redis| self.redis(redis));
+        self.shared_needs_redis(&limits, redis.is_some());
 
         let everybody = client_ip.iter().flat_map(|client_ip| &client_ip.trusted).flat_map(|many| &many.items);
         for network in everybody.filter(|network| network.value.0.prefix_len() == 0) {
@@ -222,6 +229,7 @@ impl<'f> Checker<'_, 'f> {
                 Some(Switch::Off) | None => Vec::new(),
             },
             challenge: self.challenge(challenge),
+            redis,
             bounds,
         };
         if self.problems.errors() == 0 {
@@ -305,13 +313,14 @@ impl<'f> Checker<'_, 'f> {
         let mut ready = desired::Limit {
             name: name.value.0.clone(),
             keys: vec![desired::Key::ClientIp],
-            interval: std::time::Duration::from_secs(1),
+            interval: Duration::from_secs(1),
             burst: 1,
-            window: std::time::Duration::from_secs(1),
+            window: Duration::from_secs(1),
             per_window: 1,
             over: 429,
             challenge: false,
             ban: None,
+            shared: false,
         };
         let Some(limit) = limit else { return ready };
         if let Some(keys) = &limit.key {
@@ -328,8 +337,38 @@ impl<'f> Checker<'_, 'f> {
             Some(OverLimit::Status(status)) => (status, false),
             Some(OverLimit::Challenge) => (429, true),
         };
+        ready.shared = limit.shared.as_ref().is_some_and(|shared| shared.value.0);
         ready.ban = limit.then.as_ref().map(|then| then.value.0.clone());
         ready
+    }
+
+    fn redis(&mut self, written: &Redis) -> desired::Redis {
+        let RedisUrl { host, port, database } = written.url.value.clone();
+        let every = written.every.as_ref().map_or(Duration::from_millis(100), |every| every.value.0);
+        if let Some(at) = &written.every
+            && !(Duration::from_millis(10)..=Duration::from_secs(10)).contains(&every)
+        {
+            let diagnostic =
+                Diagnostic::error("out-of-range", "redis.every is too short or too long").help("write 10ms to 10s");
+            self.problems.add(at.span, "this isn't from 10ms to 10s", diagnostic);
+        }
+        let password_file = written.password_file.as_ref().map(|file| self.resolve(&file.value.0, file.span));
+        desired::Redis { host, port, database, password_file, every }
+    }
+
+    fn shared_needs_redis(&mut self, limits: &Names<'_, Limit>, redis: bool) {
+        for (name, limit) in limits.entries() {
+            let Some(shared) = limit.and_then(|limit| limit.shared.as_ref()).filter(|shared| shared.value.0) else {
+                continue;
+            };
+            if !redis {
+                let message =
+                    format!("limit \"{}\" is shared, but there is no redis to share it through", name.value.0);
+                let diagnostic = Diagnostic::error("shared-without-redis", message)
+                    .help("add redis: {url: \"redis://127.0.0.1:6379\"}");
+                self.problems.add(shared.span, "shared through what?", diagnostic);
+            }
+        }
     }
 
     /// Allow and deny lists. `key` is where they stand.

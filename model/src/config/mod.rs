@@ -27,8 +27,8 @@ pub use route::{
 pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls, Version};
 
 use crate::literal::{
-    AccessLogTo, BanFor, ChallengeBy, DotSegmentsWord, EscapedSlashesWord, FilePath, Name, Network, OverLimit, Rate,
-    Size, SlashesWord, Time, TokenKey, VersionNumber, Whole,
+    AccessLogTo, BanFor, ChallengeBy, DotSegmentsWord, EscapedSlashesWord, FilePath, Flag, Name, Network, OverLimit,
+    Rate, RedisUrl, Size, SlashesWord, Time, TokenKey, VersionNumber, Whole,
 };
 use section::section;
 use serde_json::{Map, Value, json};
@@ -60,6 +60,8 @@ section! {
         /// Which requests go where. The most specific route wins, not the first: exact host before wildcard, then exact
         /// path, longest prefix, method, number of headers, number of query parameters.
         pub routes: Option<Vec<Route>>,
+        /// The Redis through which gateways count their shared limits together.
+        pub redis: Option<Redis>,
         /// Where JSON access-log lines go: `off`, `stdout` or a file.
         #[schemars(extend("default" = "off"))]
         pub access_log: Option<At<AccessLogTo>>,
@@ -126,6 +128,24 @@ section! {
         /// the address (IPv6: its /64) is banned from the whole gateway, connections included; else only this key of
         /// this limit.
         pub then: Option<At<BanFor>>,
+        /// Count together with all gateways that share `redis` and name this limit the same. Each decides at once by
+        /// itself and hears of the others soon after: between two tellings it may give out up to a burst too much,
+        /// which is missing later. While Redis is gone, each gateway gives out the whole quota.
+        #[schemars(extend("default" = false))]
+        pub shared: Option<At<Flag>>,
+    }
+}
+
+section! {
+    /// The Redis (5 or later) through which gateways count their shared limits together. No request ever waits for it.
+    pub struct Redis {
+        /// Where it is.
+        pub url: At<RedisUrl>,
+        /// A file that holds its password and nothing else. Read anew for each connection.
+        pub password_file: Option<At<FilePath>>,
+        /// How often gateways tell each other what they gave out, from 10 ms to 10 s.
+        #[schemars(extend("default" = "100ms"))]
+        pub every: Option<At<Time>>,
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Desired {
     pub challenge: Option<Challenge>,
     /// Networks that are never asked and count as known.
     pub exempt: Vec<IpNet>,
+    /// Where gateways count shared limits together.
+    pub redis: Option<Redis>,
     /// Bounds that hold for the whole process.
     pub bounds: Bounds,
 }
@@ -96,6 +98,28 @@ pub struct Challenge {
 impl Default for Challenge {
     fn default() -> Self {
         Self { redirect: false, work: 18, valid: Duration::from_secs(12 * 3_600), secret: None }
+    }
+}
+
+/// Where gateways count shared limits together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The number of the database.
+    pub database: u16,
+    /// A file with its password, read for each connection.
+    pub password_file: Option<PathBuf>,
+    /// How often gateways tell each other.
+    pub every: Duration,
+}
+
+impl Redis {
+    /// `127.0.0.1:6379/0`.
+    pub fn address(&self) -> String {
+        format!("{}:{}/{}", self.host, self.port, self.database)
     }
 }
 
@@ -233,6 +257,8 @@ pub enum Key {
     ClientIp,
     /// The visitor's network: the /24 of an IPv4 address, the /48 of an IPv6 one.
     Network,
+    /// The JA4 fingerprint of the visitor's TLS handshake: which program it is, whatever its address. Absent without TLS.
+    Ja4,
     /// A request header, by lower-case name.
     Header(String),
     /// A cookie.
@@ -268,6 +294,8 @@ pub struct Limit {
     pub challenge: bool,
     /// What follows when refusals repeat.
     pub ban: Option<Ban>,
+    /// Counted together with other gateways, through [`Desired::redis`].
+    pub shared: bool,
 }
 
 /// A ban for a key that goes on after being refused.

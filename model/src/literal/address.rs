@@ -103,6 +103,55 @@ impl Literal for EndpointAddress {
     }
 }
 
+/// Where a Redis is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisUrl {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The number of the database.
+    pub database: u16,
+}
+
+impl Literal for RedisUrl {
+    const WHAT: &'static str = "the URL of a Redis";
+    const CODE: &'static str = "bad-redis";
+    const EXAMPLES: &'static [&'static str] = &["redis://127.0.0.1:6379", "redis://redis.internal:6379/2"];
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        const FORM: &str = "write \"redis://127.0.0.1:6379\", with \"/2\" behind it for another database than 0";
+        let wrong = |label: &str| Wrong::new(label).help(FORM);
+        let Some(rest) = text.strip_prefix("redis://") else {
+            return Err(wrong(if text.starts_with("rediss://") {
+                "TLS isn't spoken here"
+            } else {
+                "redis:// is missing"
+            }));
+        };
+        if rest.contains('@') {
+            return Err(Wrong::new("a password has no place here").help("put it into a file: password_file"));
+        }
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let database = match database {
+            "" => 0,
+            number => number.parse().map_err(|_| wrong("the database isn't a number"))?,
+        };
+        let (host, port) = match authority.parse::<SocketAddr>() {
+            Ok(address) => (address.ip().to_string(), address.port()),
+            Err(_) => {
+                let (host, port) = authority.split_once(':').unwrap_or((authority, "6379"));
+                let port = port.parse().map_err(|_| wrong("the port isn't a number from 1 to 65535"))?;
+                (Host::parse(host).map_err(|wrong| Wrong::new(wrong.label).help(FORM))?.0, port)
+            }
+        };
+        if port == 0 {
+            return Err(wrong("the port isn't a number from 1 to 65535"));
+        }
+        Ok(Self { host, port, database })
+    }
+}
+
 /// A network: `10.0.0.0/8`. A single address is a network of one. Host bits are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(pub IpNet);

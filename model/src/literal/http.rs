@@ -352,10 +352,10 @@ impl Literal for TokenKey {
     const WHAT: &'static str = "a key";
     const CODE: &'static str = "bad-key-of-request";
     const EXAMPLES: &'static [&'static str] =
-        &["client_ip", "network", "header:x-user", "cookie:uid", "query:id", "host", "path", "method"];
+        &["client_ip", "network", "ja4", "header:x-user", "cookie:uid", "query:id", "host", "path", "method"];
 
     fn parse(text: &str) -> Result<Self, Wrong> {
-        const FORM: &str = "write client_ip, network, header:NAME, cookie:NAME, query:NAME, host, path or method";
+        const FORM: &str = "write client_ip, network, ja4, header:NAME, cookie:NAME, query:NAME, host, path or method";
         let key = match text.split_once(':') {
             Some(("header", name)) => Key::Header(HeaderName::parse(name)?.0),
             Some(("cookie", name)) => Key::Cookie(CookieName::parse(name)?.0),
@@ -365,6 +365,7 @@ impl Literal for TokenKey {
             None => match text {
                 "client_ip" => Key::ClientIp,
                 "network" => Key::Network,
+                "ja4" => Key::Ja4,
                 "host" => Key::Host,
                 "path" => Key::Path,
                 "method" => Key::Method,

@@ -17,7 +17,7 @@ mod time;
 mod word;
 
 pub use acme::{CertName, Contact, DirectoryUrl, LETS_ENCRYPT};
-pub use address::{Bind, EndpointAddress, Network};
+pub use address::{Bind, EndpointAddress, Network, RedisUrl};
 pub use http::{
     ContentType, CookieName, ExpectStatus, FilePath, HeaderName, HeaderValue, Host, JsonPath, Method, Origin,
     RewritePath, TokenKey,

@@ -27,6 +27,7 @@ fn state(interval: Duration, burst: u32, ban: Option<Ban>, max_keys: usize) -> L
         over: 429,
         challenge: false,
         ban,
+        shared: false,
     };
     LimitState::new(&limit, max_keys)
 }
@@ -327,4 +328,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_other_gateways_gave_out_is_missing_here() {
+    let mut limit = state(Duration::from_secs(1), 10, None, 100);
+    limit.shared = Some(Shared::new("api", 10, &mut rand::rng()));
+    let id = BucketId(7);
+    assert!((0..3).all(|_| passes(limit.try_take(id, at(0)))));
+    let told = limit.shared().unwrap().take_all();
+
+    // They gave out five, and one more was taken here since.
+    limit.try_take(id, at(0));
+    limit.learn(7, 8_000 * MILLI, at(0));
+
+    assert_eq!(told, [(7, 3)]);
+    assert_eq!(limit.try_take(id, at(0)), Outcome::Taken { remaining: 0, reset: 10_000 * MILLI });
+    assert!(!passes(limit.try_take(id, at(0))));
+    assert!(passes(limit.try_take(id, at(1_000))));
 }
