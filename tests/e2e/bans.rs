@@ -76,7 +76,7 @@ async fn a_ban_outlives_a_killed_gateway_and_ends_when_it_is_removed() {
 
 #[tokio::test]
 async fn behind_a_proxy_the_visitor_is_banned_and_never_the_proxy() {
-    let config = format!("listeners: {{web: {{bind: \"$web\", proxy_protocol: [127.0.0.0/8]}}}}\n{CONFIG}");
+    let config = format!("\nlisteners: {{web: {{bind: \"$web\", proxy_protocol: [127.0.0.0/8]}}}}\n{CONFIG}");
     let gateway = Gateway::start(&config, &[]).await;
     let ask = |visitor: IpAddr| {
         let web = gateway.web();
@@ -104,7 +104,7 @@ async fn behind_a_proxy_the_visitor_is_banned_and_never_the_proxy() {
 
 #[tokio::test]
 async fn a_trusted_proxy_is_refused_and_not_banned() {
-    let config = format!("client_ip: {{trusted: [127.0.0.0/8]}}\n{CONFIG}");
+    let config = format!("\nclient_ip: {{trusted: [127.0.0.0/8]}}\n{CONFIG}");
     let gateway = Gateway::start(&config, &[]).await;
     let mut proxy = from(2, gateway.web()).await.unwrap();
 
