@@ -214,8 +214,8 @@ fn options(guard: &ListenerGuard) -> H2Options {
         .max_concurrent_streams(guard.max_streams)
         .max_header_list_size(u32::try_from(guard.max_header_bytes).unwrap_or(u32::MAX))
         // A page that is left resets all its streams at once, maybe before we have looked at any of them. How often
-        // that may happen is the door's to say.
-        .max_pending_accept_reset_streams(streams.max(1))
+        // that may happen is the door's to say, which lets at most four times its bound pass in one go.
+        .max_pending_accept_reset_streams(streams + 4 * guard.http2.resets.count as usize)
         .max_concurrent_reset_streams(streams.max(1))
         .max_local_error_reset_streams(Some(MADE_RESETS))
         .max_send_buffer_size(SEND_BUFFER);
