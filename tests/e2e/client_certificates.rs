@@ -15,7 +15,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::kit::certs::{Authority, Signed, provider, replace};
-use crate::kit::client::tls;
 use crate::kit::{Client, Gateway, Origin, eventually, request};
 
 const GUARDED: &str = "

@@ -81,7 +81,7 @@ impl Builder {
     }
 
     /// Networks so far.
-    pub fn len(&self) -> usize {
+    pub fn networks(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 

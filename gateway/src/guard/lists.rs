@@ -148,7 +148,7 @@ fn parse(path: &Path, mut reader: impl io::BufRead) -> Result<NetSet, Bad> {
                 }
             }
         }
-        if builder.len() > MOST {
+        if builder.networks() > MOST {
             let message = format!("{} holds more than {MOST} networks", path.display());
             return Err(Bad::Lines(vec![Diagnostic::error("list-too-long", message).help("merge what touches")]));
         }

@@ -116,16 +116,16 @@ impl Visitor<'_, '_> {
     /// # Errors
     ///
     /// The answer that they get instead.
-    pub fn is_welcome(&self, asked: Asked, priority: Priority) -> Result<(), Answer> {
+    pub fn is_welcome(&self, asked: Asked, priority: Priority) -> Result<(), Box<Answer>> {
         self.crowd.pulse.saw(self.source);
         if asked == Asked::Always && self.front.manners.challenger.is_some() && !self.has_shown_themselves() {
-            return Err(self.ask(403, "403: this needs a browser that has passed the check of this site\n"));
+            return Err(self.ask(403, "403: this needs a browser that has passed the check of this site\n").into());
         }
         if self.crowd.pulse.is_strained() && priority != Priority::High {
             match self.standing(asked) {
                 Standing::Known => {}
-                Standing::Askable => return Err(self.ask(503, "")),
-                Standing::Unknown => return Err(self.turned_away()),
+                Standing::Askable => return Err(self.ask(503, "").into()),
+                Standing::Unknown => return Err(self.turned_away().into()),
             }
         }
         Ok(())
@@ -136,10 +136,10 @@ impl Visitor<'_, '_> {
     /// # Errors
     ///
     /// The answer that they get instead.
-    pub fn enter(&self, gate: &std::sync::Arc<Gate>, asked: Asked, priority: Priority) -> Result<Seat, Answer> {
+    pub fn enter(&self, gate: &std::sync::Arc<Gate>, asked: Asked, priority: Priority) -> Result<Seat, Box<Answer>> {
         gate.enter(priority, self.source, || self.standing(asked), self.now).map_err(|barred| match barred {
-            Barred::Challenge => self.ask(503, ""),
-            Barred::Full => self.turned_away(),
+            Barred::Challenge => self.ask(503, "").into(),
+            Barred::Full => self.turned_away().into(),
         })
     }
 

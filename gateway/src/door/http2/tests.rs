@@ -37,7 +37,8 @@ fn passed(watch: &mut FrameWatch, bytes: impl Fn(u32) -> Vec<u8>, now: Timestamp
 #[test]
 fn each_flood_is_noticed_at_its_own_bound() {
     let client = |n: u32| 2 * n + 1;
-    let floods: [(Abuse, usize, &dyn Fn(u32) -> Vec<u8>); 6] = [
+    type Frames<'a> = dyn Fn(u32) -> Vec<u8> + 'a;
+    let floods: [(Abuse, usize, &Frames<'_>); 6] = [
         (Abuse::Pings, 100, &|_| ping()),
         (Abuse::Settings, 50, &|_| frame(kind::SETTINGS, 0, 0, 6)),
         (Abuse::EmptyData, 100, &|_| frame(kind::DATA, 0, 1, 0)),
