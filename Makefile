@@ -57,6 +57,7 @@ deny: $(STAMPS)/deny ## Licences, bans and sources of dependencies.
 .PHONY: nextest
 nextest: $(STAMPS)/build $(STAMPS)/test ## Unit and end-to-end tests.
 	@mkdir -p $(TARGET); run() { cargo nextest run --workspace --locked 2>&1 | tee $(TARGET)/nextest.log; }; $(STEP) run
+	@pingora() { TIDEGATE_CARRIER=pingora cargo nextest run --locked --test e2e -E 'test(/^(basics|protocols|upstream)::/)'; }; $(STEP) pingora
 
 .PHONY: check-configs
 check-configs: $(STAMPS)/build ## The examples, through the binary itself (without the keys that they name).

@@ -7,6 +7,7 @@ mod architecture;
 mod bans;
 mod basics;
 mod behaviour;
+mod carriers;
 mod challenge;
 mod client_certificates;
 mod differential;

@@ -26,7 +26,7 @@ use crate::endpoint::Target;
 const H2_STREAMS: usize = 100;
 
 /// How long an unused connection to an endpoint is kept.
-const POOL_IDLE: Duration = Duration::from_secs(60);
+pub const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// A silent upgraded connection (WebSocket) is given up after this long.
 pub const UPGRADED_IDLE: Duration = Duration::from_secs(3_600);

@@ -79,6 +79,11 @@ impl PingoraCarrier {
         Self { shared, proxy: Arc::new(proxy), drain }
     }
 
+    /// Whether the gateway is about to stop.
+    pub fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
     /// An exchange whose head has just arrived: from here on it sees one snapshot.
     fn begin(&self, connection: Arc<Connection>, last: bool) -> Exchange {
         Exchange::new(connection, last, self.shared.snapshot.load_full(), clock::now())

@@ -80,10 +80,20 @@ impl ChunkScanner {
     ///
     /// [`BadChunk`] at the first byte that breaks the rules; the scanner is of no use afterwards.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        self.decode(bytes, |_| {})
+    }
+
+    /// As [`Self::scan`], and hands each piece of the body's data to `data`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::scan`].
+    pub fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
         let mut i = 0;
         while i < bytes.len() && self.at != At::Done {
             if self.at == At::Data {
                 let step = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len() - i);
+                data(&bytes[i..i + step]);
                 self.left -= step as u64;
                 i += step;
                 if self.left == 0 {
@@ -106,9 +116,9 @@ impl ChunkScanner {
         match (self.at, byte) {
             (At::Size { digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).expect("invariant: matched as a hexadecimal digit");
-                // Sixteen digits fill 64 bits; no honest body comes near.
+                // What fills 64 bits is negative to some; no honest body comes near.
                 self.left = self.left.checked_mul(16).ok_or(BadChunk)? + u64::from(digit);
-                if digits == 16 {
+                if digits == 16 || self.left > i64::MAX as u64 {
                     return Err(BadChunk);
                 }
                 Ok(At::Size { digits: digits + 1 })
@@ -196,6 +206,7 @@ mod tests {
             "g\r\n",
             "5\rX",
             "11111111111111111\r\n",
+            "ffffffffffffffff\r\n",
             "fffffffffffffffff\r\n",
             "0\r\n\n",
             "0\r\n X: folded\r\n",

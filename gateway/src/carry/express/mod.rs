@@ -1,18 +1,31 @@
 //! The carrier for plain HTTP/1: few instructions a request, and nothing that it isn't sure of.
 //!
 //! It stands in front of the Pingora carrier. It reads each HTTP/1 head once and has it decided once. The gateway's
-//! own answers it writes itself, so that refusing a flood stays cheap. Whatever isn't plain it hands over, decided
-//! but with every byte of the request unread.
+//! own answers it writes itself, so that refusing a flood stays cheap; plain exchanges it carries itself. Whatever isn't
+//! plain it hands over, decided but with every byte of the request unread.
+//!
+//! ```text
+//! request (read once) → decide → reply                          the gateway's own answers
+//!                              → forward → flow (a try) → ...   plain exchanges
+//!                              → Pingora                        everything else
+//! ```
 //!
 //! # Invariants
 //!
 //! - A request is handed over before a byte of it is consumed, or not at all.
 //! - Nothing is decided here: both carriers take the steps of `exchange`, and count by `finish`.
 
+mod flow;
+mod forward;
+mod heads;
+mod heard;
+mod pool;
 mod reply;
 mod request;
+mod upload;
+mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -25,18 +38,32 @@ use crate::door::Carrier;
 use crate::door::stream::DoorStream;
 use crate::exchange::Exchange;
 use crate::proxy::Shared;
+use flow::lock;
+use pool::Pool;
 use request::Request;
 
 /// One core's carrier.
 pub struct Express {
     shared: Arc<Shared>,
     pingora: Arc<PingoraCarrier>,
+    /// One core's own: it is never waited for.
+    pool: Arc<Mutex<Pool>>,
 }
 
 impl Express {
-    /// In front of `pingora`, with an upstream pool of its own.
+    /// In front of `pingora`, with an upstream pool of its own. To be called within the core's runtime, which keeps the
+    /// pool tidy.
     pub fn new(shared: Arc<Shared>, pingora: Arc<PingoraCarrier>) -> Self {
-        Self { shared, pingora }
+        let pool = Arc::<Mutex<Pool>>::default();
+        let swept = Arc::downgrade(&pool);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pool::SWEEP).await;
+                let Some(pool) = swept.upgrade() else { return };
+                lock(&pool).sweep(clock::now());
+            }
+        });
+        Self { shared, pingora, pool }
     }
 
     /// Gives the gateway's own answer.
@@ -49,19 +76,20 @@ impl Express {
     ) -> Option<Box<DoorStream>> {
         stream.skip_head();
         exchange.answers(answer);
-        let sent = reply::send(&mut stream, request, &exchange, answer).await;
-        self.record(&exchange, request, 0, sent.bytes);
+        let sent = reply::send(&mut stream, request, &exchange, answer, true).await;
+        self.end(exchange, request, 0, sent.bytes);
         self.hand_back(stream, sent.goes_on).await
     }
 
-    fn record(&self, exchange: &Exchange, request: &Request, received: u64, sent: u64) {
+    /// Writes the exchange down, and gives back what it holds: its client may take a while to say goodbye.
+    fn end(&self, exchange: Exchange, request: &Request, received: u64, sent: u64) {
         let carried = Carried { head: request.view(), version: request.version, received, sent };
-        write_down(exchange, &carried, &self.shared, clock::now());
+        write_down(&exchange, &carried, &self.shared, clock::now());
     }
 
     /// Gives the stream back for another request, or closes it politely.
     async fn hand_back(&self, mut stream: Box<DoorStream>, goes_on: bool) -> Option<Box<DoorStream>> {
-        if goes_on {
+        if goes_on && reply::drain(&mut stream).await {
             return Some(stream);
         }
         stream.close().await;
@@ -91,6 +119,7 @@ impl Carrier for Express {
         exchange.host = request.host.clone();
         match answer {
             Some(answer) => self.answer(stream, &request, exchange, &answer).await,
+            None if forward::is_plain(&stream, &request, &exchange) => self.forward(stream, &request, exchange).await,
             None => self.pingora.carry(stream, exchange).await,
         }
     }

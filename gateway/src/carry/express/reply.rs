@@ -20,7 +20,7 @@ use crate::exchange::Exchange;
 
 /// Bytes of an unread body that are read and thrown away, so that the connection can go on. Where more is announced
 /// the answer says `Connection: close`; where more comes the connection is closed.
-const DRAIN_BYTES: u64 = 512 << 10;
+pub const DRAIN_BYTES: u64 = 512 << 10;
 
 /// Bytes drained at once.
 const DRAIN_STEP: usize = 8 << 10;
@@ -29,17 +29,24 @@ const DRAIN_STEP: usize = 8 << 10;
 pub struct Sent {
     /// Bytes of its body.
     pub bytes: u64,
-    /// The connection can carry another request.
+    /// The connection can carry another request, once this one's body is out of the way.
     pub goes_on: bool,
 }
 
-/// Writes `answer` to the client of `request`, and gets its unread body out of the way.
-pub async fn send(stream: &mut DoorStream, request: &Request, exchange: &Exchange, answer: &Answer) -> Sent {
+/// Writes `answer` to the client of `request`. After an `early` one, given before the body was looked at, the connection
+/// may go on; one that is given in the middle of the body ends it.
+pub async fn send(
+    stream: &mut DoorStream,
+    request: &Request,
+    exchange: &Exchange,
+    answer: &Answer,
+    early: bool,
+) -> Sent {
     let reply = Reply::new(answer, exchange, &request.method, &request.headers);
     // Whoever waits for `100 Continue` may send its body or not: only a close settles what comes next.
-    let waits = request.expects_continue() && !stream.is_request_read();
     let long = matches!(stream.body(), Body::Length(length) if length > DRAIN_BYTES);
-    let keep = request.keeps_alive() && !exchange.last && !long && !waits;
+    let settled = stream.is_request_read() || (early && !long && !request.expects_continue());
+    let keep = request.keeps_alive() && !exchange.last && settled;
     let mut out = Vec::with_capacity(512 + reply.body.len());
     head(&mut out, &reply, request.version, keep);
     out.extend_from_slice(&reply.body);
@@ -50,8 +57,7 @@ pub async fn send(stream: &mut DoorStream, request: &Request, exchange: &Exchang
     if written.await.is_err() {
         return Sent { bytes: 0, goes_on: false };
     }
-    let goes_on = keep && drain(stream).await;
-    Sent { bytes: reply.body.len() as u64, goes_on }
+    Sent { bytes: reply.body.len() as u64, goes_on: keep }
 }
 
 fn head(out: &mut Vec<u8>, reply: &Reply, version: Version, keep: bool) {
