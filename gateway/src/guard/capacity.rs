@@ -34,7 +34,7 @@ pub const WINDOW: Duration = Duration::from_millis(50);
 pub const REST: Duration = Duration::from_secs(15);
 
 /// A service that has just appeared isn't judged for so long: after a restart all its clients come at once.
-pub const LEARNING: Duration = Duration::from_secs(10);
+pub const LEARNING: Duration = Duration::from_secs(5);
 
 /// Requests in flight that a service is always given, however slow it seems.
 pub const FLOOR: u32 = 4;
@@ -162,7 +162,8 @@ impl Estimate {
     pub fn limit_for_known(&self, now: Timestamp) -> u32 {
         match self.fixed {
             Some(fixed) => fixed,
-            None => self.limit(now).max(self.peak as u32).max(FLOOR).saturating_mul(2),
+            // What came before the attack was seen still fills the line; known clients wait in it rather than be refused.
+            None => self.limit(now).max(self.peak as u32).max(HEADROOM).saturating_mul(2),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A flood: many requests from very many addresses, by few threads; and a server that can take only so much.
 //!
-//! Each thread holds a few dozen connections and goes round: a request on each, then an answer from each. A connection
+//! Each thread holds some connections and goes round: a request on each, then an answer from each. A connection
 //! ends after a dozen requests, and the next one comes from the next address. So no address does more than a polite
 //! visitor would.
 
@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Connections of a thread.
-const CONNECTIONS: u32 = 48;
+/// Connections of a thread. Enough that a flood which waits for its answers still fills a line.
+const CONNECTIONS: u32 = 192;
 
 /// Requests of a connection.
 const TURNS: u32 = 12;
