@@ -76,7 +76,7 @@ async fn a_ban_outlives_a_killed_gateway_and_ends_when_it_is_removed() {
 
 #[tokio::test]
 async fn behind_a_proxy_the_visitor_is_banned_and_never_the_proxy() {
-    let config = format!("\nlisteners: {{web: {{bind: \"$web\", proxy_protocol: [127.0.0.0/8]}}}}\n{CONFIG}");
+    let config = format!("\nlisteners: {{web: {{bind: \"$web\", proxy_protocol: {{from: [127.0.0.0/8]}}}}}}\n{CONFIG}");
     let gateway = Gateway::start(&config, &[]).await;
     let ask = |visitor: IpAddr| {
         let web = gateway.web();

@@ -54,6 +54,10 @@ const PEAK_HALVES: Duration = Duration::from_secs(600);
 /// Answers after which the baseline has followed a change by two thirds.
 const BASELINE_OVER: f64 = 200.0;
 
+/// A surge is remembered for so long: the queue that it makes is seen only when it is waited in, and whoever waits
+/// sends nothing more.
+const SUSPICION: Duration = Duration::from_secs(1);
+
 /// How long latency must stay high at the floor before it is believed to be the service's own.
 const CONVINCED: Duration = Duration::from_secs(1);
 
@@ -115,6 +119,8 @@ pub struct Estimate {
     usual: f64,
     /// The most in flight in calm times, slowly forgotten.
     peak: f64,
+    /// When a surge from many sources last found no room.
+    surged: Option<Timestamp>,
     attack: Option<Attack>,
 }
 
@@ -135,7 +141,7 @@ struct Attack {
 impl Estimate {
     /// Nothing is known yet. `fixed` is a capacity that the operator gave.
     pub fn new(fixed: Option<u32>) -> Self {
-        Self { fixed, began: None, baseline: 0.0, usual: 0.0, peak: 0.0, attack: None }
+        Self { fixed, began: None, baseline: 0.0, usual: 0.0, peak: 0.0, surged: None, attack: None }
     }
 
     /// Takes over another capacity from the operator.
@@ -187,13 +193,18 @@ impl Estimate {
 
     fn calm(&mut self, window: &Window, now: Timestamp, known_for: Duration) -> Option<Turn> {
         let late = window.latency().is_some_and(|latency| is_late(latency, self.baseline));
+        if window.over > 0 {
+            self.surged = Some(now);
+        }
+        let surged = self.surged.is_some_and(|at| now.since(at) <= SUSPICION);
         let begins = match self.fixed {
             Some(_) => window.over > 0,
-            None => window.over > 0 && late && self.baseline > 0.0,
+            None => surged && late && self.baseline > 0.0,
         };
         if begins {
             let rate = window.per_second(window.answered);
             let limit = (rate * self.baseline / 1e9).max(f64::from(FLOOR));
+            self.surged = None;
             self.attack = Some(Attack {
                 since: now,
                 quiet_since: None,
@@ -365,6 +376,23 @@ mod tests {
         assert!(upstream.queue < 10.0, "the queue stays short: {}", upstream.queue);
         let limit = estimate.attack.as_ref().unwrap().limit;
         assert!((8.0..30.0).contains(&limit), "{limit}");
+    }
+
+    #[test]
+    fn a_flood_that_waits_for_its_answers_is_seen_though_it_asks_no_more() {
+        let (mut estimate, _, now) = quiet();
+        let answered = |many: u32, millis: u64| Window {
+            took: WINDOW,
+            answered: many,
+            latency: u64::from(many) * millis * 1_000_000,
+            peak: 400,
+            ..Window::default()
+        };
+
+        let burst = estimate.roll(&Window { arrived: 400, over: 300, ..answered(5, 10) }, at(now + 50));
+        let waiting = estimate.roll(&answered(10, 300), at(now + 300));
+
+        assert_eq!((burst, waiting), (None, Some(Turn::Began)));
     }
 
     #[test]
