@@ -111,8 +111,7 @@ fn answers(mut bytes: &[u8]) -> Vec<Said> {
         let value = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let mut body = Vec::new();
         if value("transfer-encoding").is_some() {
-            loop {
-                let Some(line) = bytes.windows(2).position(|w| w == b"\r\n") else { break };
+            while let Some(line) = bytes.windows(2).position(|w| w == b"\r\n") {
                 let size = usize::from_str_radix(std::str::from_utf8(&bytes[..line]).unwrap(), 16).unwrap();
                 body.extend_from_slice(&bytes[line + 2..line + 2 + size]);
                 bytes = &bytes[line + 2 + size + 2..];
