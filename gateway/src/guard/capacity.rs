@@ -7,9 +7,9 @@
 //! stands, at once, so that the queue never builds (Envoy's adaptive concurrency; Uber's QALM sheds by priority).
 //!
 //! Unlike those, nothing is shed in calm times only because latency has grown: a service that has become slow, a new
-//! version, a load test by one client are none of our business. An attack begins when all of these come together:
-//! the concurrency is far above what is usual, much more arrives than is usual, it comes from many sources, and the
-//! service answers late.
+//! version, a load test by one client are none of our business. An attack begins when all of these come together
+//! within [`SUSPICION`]: the concurrency is far above what is usual, much more arrives than is usual, it comes from
+//! many sources, and the service answers late.
 //!
 //! # Invariants
 //!

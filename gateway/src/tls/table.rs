@@ -10,8 +10,8 @@ use rustls::sign::CertifiedKey;
 
 use super::TlsProblem;
 
-/// A place for one certificate. What stands in it may be exchanged while it is in force: for one with a fresh OCSP
-/// response, or for a renewed one. Empty while there is none yet.
+/// A place for one certificate. What stands in it may be exchanged for a renewed one while it is in force. Empty while
+/// there is none yet.
 #[derive(Debug, Default)]
 pub struct Slot {
     key: ArcSwapOption<CertifiedKey>,
