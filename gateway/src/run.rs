@@ -35,6 +35,10 @@ const ASKS_WAITING: usize = 8;
 /// drain's time if that is less. A client that sends one just then fails, as with any idle timeout.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// A second signal to end within this time is the first one, come by another way: a terminal sends it to every process,
+/// and the one that stands in does so too. Later ones mean "at once".
+const ONE_SIGNAL: Duration = Duration::from_millis(300);
+
 /// How often it is told how many connections are left.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -144,22 +148,22 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let end = control.block_on(until_ended(&gateway, reloads, &mut signals, upgrades));
 
     let stopping = locked(&gateway).take(); // Not in the `if`, which would hold the lock to its end.
+    // Whoever started the first process tells its end to that one; it tells all others.
+    let passes_on = matches!(end, End::Replaced { main_process_moved: false, .. }) && !options.take_over;
     if let Some(gateway) = stopping {
-        control.block_on(leave(gateway, &end, &readiness, &mut signals, options.drain));
+        let left = leave(gateway, &end, &readiness, &mut signals, options.drain, passes_on);
+        control.block_on(left);
     }
     // The source ends when nobody can ask it any more, or when another one has taken over.
     if let Ok(Err(err)) = feed.join() {
         error!("source ended: {err}");
     }
-    if let End::Replaced { steps, main_process_moved, .. } = end {
+    if let End::Replaced { steps, .. } = end {
         drop(steps);
         if let Some(socket) = &socket {
             control.block_on(socket.told());
         }
-        if !options.take_over
-            && !main_process_moved
-            && let Err(err) = stand_in::become_one()
-        {
+        if passes_on && let Err(err) = stand_in::become_one(|| control.block_on(signals.next_end())) {
             error!(%err, "this process can't stand in for the gateway that took over, and ends");
         }
     }
@@ -217,6 +221,17 @@ impl Signals {
             _ = self.hangup.recv() => SIGHUP,
             _ = self.upgrade.recv() => SIGUSR2,
         }
+    }
+
+    /// The signal to end that has come and was not asked for yet. Waits a moment for one that another thread holds.
+    async fn next_end(&mut self) -> Option<nix::sys::signal::Signal> {
+        let to_end = async {
+            tokio::select! {
+                _ = self.terminate.recv() => SIGTERM,
+                _ = self.interrupt.recv() => SIGINT,
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(10), to_end).await.ok()
     }
 }
 
@@ -286,7 +301,14 @@ async fn until_ended(
 }
 
 /// Lets connections end, and tells how many are left.
-async fn leave(gateway: Gateway, end: &End, readiness: &Readiness, signals: &mut Signals, patience: Duration) {
+async fn leave(
+    gateway: Gateway,
+    end: &End,
+    readiness: &Readiness,
+    signals: &mut Signals,
+    patience: Duration,
+    passes_on: bool,
+) {
     let began = Instant::now();
     let (door, mut rest) = gateway.into_door();
     let (quiet, steps) = match end {
@@ -317,11 +339,11 @@ async fn leave(gateway: Gateway, end: &End, readiness: &Readiness, signals: &mut
                 let _ = steps.try_send(Step::Draining { connections: census.connections(), seconds_left });
             },
             signal = signals.next() => match end {
-                End::Replaced { .. } => stand_in::pass_on(signal),
-                End::Stopped if matches!(signal, SIGTERM | SIGINT) => {
+                End::Replaced { .. } if passes_on => stand_in::pass_on(signal),
+                End::Stopped if matches!(signal, SIGTERM | SIGINT) && began.elapsed() > ONE_SIGNAL => {
                     break census.connections();
                 }
-                End::Stopped => {}
+                _ => {}
             },
         }
     };

@@ -130,6 +130,8 @@ struct Attack {
     /// Since when no more arrives than can be taken.
     quiet_since: Option<Timestamp>,
     limit: f64,
+    /// Requests in flight when it was seen, as far as they haven't been answered since. Known clients wait behind them.
+    line: u32,
     /// The most answers a second that were seen.
     best: f64,
     /// The baseline that holds for this attack.
@@ -169,8 +171,16 @@ impl Estimate {
         match self.fixed {
             Some(fixed) => fixed,
             // What came before the attack was seen still fills the line; known clients wait in it rather than be refused.
-            None => self.limit(now).max(self.peak as u32).max(HEADROOM).saturating_mul(2),
+            None => {
+                let line = self.attack.as_ref().map_or(0, |attack| attack.line);
+                self.limit(now).max(self.peak as u32).max(HEADROOM).saturating_mul(2).saturating_add(line)
+            }
         }
+    }
+
+    /// Whether a surge has found no room of late, so that the next one needs no more proof.
+    pub fn is_suspicious(&self, now: Timestamp) -> bool {
+        self.surged.is_some_and(|at| now.since(at) <= SUSPICION)
     }
 
     /// Requests a second in calm times.
@@ -196,7 +206,7 @@ impl Estimate {
         if window.over > 0 {
             self.surged = Some(now);
         }
-        let surged = self.surged.is_some_and(|at| now.since(at) <= SUSPICION);
+        let surged = self.is_suspicious(now);
         let begins = match self.fixed {
             Some(_) => window.over > 0,
             None => surged && late && self.baseline > 0.0,
@@ -209,6 +219,7 @@ impl Estimate {
                 since: now,
                 quiet_since: None,
                 limit,
+                line: window.peak,
                 best: rate,
                 baseline: self.baseline,
                 slow_since: None,
@@ -216,7 +227,10 @@ impl Estimate {
             return Some(Turn::Began);
         }
         let forget = 0.5_f64.powf(window.took.as_secs_f64() / PEAK_HALVES.as_secs_f64());
-        self.peak = (self.peak * forget).max(f64::from(window.peak));
+        // What only waits proves nothing: in a surge, what was answered in time does.
+        let proven = if surged { window.per_second(window.answered) * self.baseline / 1e9 } else { f64::INFINITY };
+        let proven = proven.min(f64::from(window.peak));
+        self.peak = (self.peak * forget).max(proven);
         // Over the life so far at first, so that the first minute isn't taken for a surge.
         let over = USUAL_OVER.min(known_for.max(window.took)).as_secs_f64();
         let follow = (window.took.as_secs_f64() / over).min(1.0);
@@ -244,6 +258,7 @@ impl Estimate {
     fn under_attack(&mut self, mut attack: Attack, window: &Window, now: Timestamp) -> Option<Turn> {
         let rate = window.per_second(window.answered);
         attack.best = (attack.best * 0.999).max(rate);
+        attack.line = attack.line.min(window.peak);
         let offered = window.per_second(window.arrived);
         let bearable = (attack.best * 0.7).max(self.usual * 2.0).max(10.0);
         attack.quiet_since = match attack.quiet_since {
@@ -444,6 +459,47 @@ mod tests {
 
         assert_eq!(turns, [None, None, None]);
         assert_eq!(estimate.limit(at(now)), 3_200);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_has_answered_yet_does_not_raise_the_limit() {
+        let (mut estimate, _, now) = quiet();
+        let before = estimate.limit(at(now));
+
+        let window = Window {
+            took: WINDOW,
+            arrived: 400,
+            over: 300,
+            answered: 40,
+            latency: 40 * 10_000_000,
+            peak: 100,
+            ..Window::default()
+        };
+        let turn = estimate.roll(&window, at(now + 50));
+
+        assert_eq!((turn, estimate.limit(at(now + 50))), (None, before));
+    }
+
+    #[test]
+    fn known_clients_find_room_behind_all_that_came_before_the_attack_was_seen() {
+        let (mut estimate, _, now) = quiet();
+        let window = |millis: u64, peak: u32| Window {
+            took: WINDOW,
+            arrived: 1_000,
+            over: 1,
+            answered: 10,
+            latency: 10 * millis * 1_000_000,
+            peak,
+            ..Window::default()
+        };
+
+        let turn = estimate.roll(&window(300, 500), at(now + 50));
+        let room = estimate.limit_for_known(at(now + 50));
+        estimate.roll(&window(300, 40), at(now + 100));
+
+        assert_eq!(turn, Some(Turn::Began));
+        assert!(room >= 500 + HEADROOM, "{room}");
+        assert!(estimate.limit_for_known(at(now + 100)) <= 2 * HEADROOM + 40, "the line is shorter now");
     }
 
     #[test]

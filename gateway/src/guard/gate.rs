@@ -36,7 +36,8 @@ const CROWD: u32 = 16;
 /// A surge brings more than so many times what is usual …
 const SURGE: f64 = 2.0;
 
-/// … and more than so many requests in a window besides.
+/// … and more than so many requests in a window besides, unless there has just been one: else each window would let in
+/// as many anew.
 const SURGE_LEAST: f64 = 20.0;
 
 /// What is known about who asks.
@@ -93,6 +94,8 @@ struct Hot {
 struct Told {
     is_attack: AtomicBool,
     is_fixed: AtomicBool,
+    /// A surge has found no room of late.
+    is_suspicious: AtomicBool,
     limit: AtomicU32,
     limit_for_known: AtomicU32,
     /// Usual requests a second, in thousandths.
@@ -107,6 +110,7 @@ impl Gate {
         let told = Told {
             is_attack: AtomicBool::new(false),
             is_fixed: AtomicBool::new(false),
+            is_suspicious: AtomicBool::new(false),
             limit: AtomicU32::new(u32::MAX),
             limit_for_known: AtomicU32::new(u32::MAX),
             usual: AtomicU64::new(0),
@@ -241,7 +245,8 @@ impl Gate {
         let began = Timestamp::from_nanos(self.hot.window_began.load(Relaxed));
         let usual = self.told.usual.load(Relaxed) as f64 / 1e3 * now.since(began).max(WINDOW / 10).as_secs_f64();
         let arrived = f64::from(self.hot.arrived.load(Relaxed));
-        sources.count_ones() >= CROWD && arrived > usual * SURGE + SURGE_LEAST
+        let least = if self.told.is_suspicious.load(Relaxed) { 0.0 } else { SURGE_LEAST };
+        sources.count_ones() >= CROWD && arrived > usual * SURGE + least
     }
 
     /// Closes the window, if it is time and nobody else does.
@@ -302,6 +307,7 @@ impl Gate {
         self.told.limit_for_known.store(estimate.limit_for_known(now), Relaxed);
         self.told.usual.store((estimate.usual() * 1e3) as u64, Relaxed);
         self.told.is_attack.store(estimate.is_attack(), Relaxed);
+        self.told.is_suspicious.store(estimate.is_suspicious(now), Relaxed);
         self.metrics.capacity(if limit == u32::MAX { 0 } else { limit });
     }
 }

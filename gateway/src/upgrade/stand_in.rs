@@ -7,6 +7,11 @@
 //! Gateways between the first and the last leave no such thing: they become children of the stand-in
 //! (`PR_SET_CHILD_SUBREAPER`, prctl(2)), and simply end. Under systemd there is none at all: it is told the new main
 //! process (see [`super::notify`]).
+//!
+//! # Invariants
+//!
+//! - A signal goes straight to every gateway that descends from this process, once. Those between don't pass it on: one
+//!   that is about to end would lose it, and a second one to the same gateway means "at once".
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt as _;
@@ -14,7 +19,7 @@ use std::process::Command;
 use std::{fs, io};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tracing::info;
@@ -34,15 +39,19 @@ pub fn adopt_descendants() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
-/// Runs this process anew as a stand-in. Returns only if that can't be done.
+/// Runs this process anew as a stand-in. `came` tells, once signals are held back, which one to end came last and
+/// wasn't passed on. Returns only if that can't be done.
 ///
 /// # Errors
 ///
 /// What the system says.
-pub fn become_one() -> io::Result<Infallible> {
+pub fn become_one(came: impl FnOnce() -> Option<Signal>) -> io::Result<Infallible> {
     info!("this process stands in for the gateway that took over");
     // The mask survives the change of programs, so a signal that comes in the middle waits.
     watched().thread_block()?;
+    if let Some(signal) = came() {
+        raise(signal)?; // Waits too.
+    }
     Err(Command::new("/proc/self/exe").arg0("tidegate").arg(COMMAND).exec())
 }
 
@@ -71,10 +80,10 @@ pub fn stand_in() -> io::Result<u8> {
     }
 }
 
-/// Sends a signal to every child.
+/// Sends a signal to every process that descends from this one.
 pub fn pass_on(signal: Signal) {
-    for child in children() {
-        let _ = kill(child, signal); // It may just have ended.
+    for process in descendants() {
+        let _ = kill(process, signal); // It may just have ended.
     }
 }
 
@@ -82,16 +91,24 @@ fn watched() -> SigSet {
     PASSED.into_iter().chain([Signal::SIGCHLD]).collect()
 }
 
-/// The processes whose parent this one is, as /proc tells (proc(5): the fourth field of `stat`).
-fn children() -> Vec<Pid> {
+/// The processes that descend from this one, as /proc tells (proc(5): the fourth field of `stat` is the parent). One that
+/// has ended stays in the list until it is waited for, so its children are found whichever parent they have just then.
+fn descendants() -> Vec<Pid> {
     let parent_of = |process: i32| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         // The name before it stands in parentheses, and may hold any others.
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
     };
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|process| parent_of(*process) == Some(Pid::this().as_raw()))
-        .map(Pid::from_raw)
-        .collect()
+    let mut rest: Vec<(i32, i32)> = all
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|process| Some((process, parent_of(process)?)))
+        .collect();
+    let mut found = vec![Pid::this().as_raw()];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(rest.extract_if(.., |(_, of)| *of == parent).map(|(process, _)| process));
+        next += 1;
+    }
+    found.into_iter().skip(1).map(Pid::from_raw).collect()
 }
