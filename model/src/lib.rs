@@ -16,6 +16,7 @@ pub mod diagnostic;
 pub mod literal;
 pub mod problems;
 pub mod reference;
+pub mod scenario;
 pub mod split;
 pub mod target;
 pub mod time;

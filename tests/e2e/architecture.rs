@@ -6,10 +6,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The crates of the workspace that a role may import. A new role is added here and to the map.
-const MAY_IMPORT: [(&str, &[&str]); 3] = [
+const MAY_IMPORT: [(&str, &[&str]); 4] = [
     ("tidegate-model", &[]),
     ("tidegate-gateway", &["tidegate-model"]),
-    ("tidegate", &["tidegate-gateway", "tidegate-model"]),
+    ("tidegate-loadgen", &["tidegate-model"]),
+    ("tidegate", &["tidegate-gateway", "tidegate-loadgen", "tidegate-model"]),
 ];
 
 fn metadata() -> Value {

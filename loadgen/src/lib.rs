@@ -1,0 +1,11 @@
+//! Tidegate's load generator: schedule, engine, report.
+//!
+//! A [`Plan`](tidegate_model::scenario::Plan) goes in, an [`Outcome`] comes out. In between, one thread for each core
+//! sends by an absolute schedule, shares nothing while it does, and gives what it measured once a second to the
+//! collector, which merges and never averages.
+
+pub mod failure;
+pub mod outcome;
+
+pub use failure::Failure;
+pub use outcome::Outcome;

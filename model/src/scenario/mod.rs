@@ -1,0 +1,9 @@
+//! What a load test does: written by people (`written`), checked, and turned into a [`Plan`] that the engine runs.
+//!
+//! # Not here
+//!
+//! Sending anything, and time: `loadgen`. A [`Plan`] is plain data, and equal plans with equal seeds send equal requests.
+
+pub mod plan;
+
+pub use plan::Plan;

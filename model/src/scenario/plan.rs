@@ -1,0 +1,376 @@
+//! A load test that was accepted. Having a [`Plan`] is the proof: nothing validates it again.
+//!
+//! A *flow* is what one simulated visitor does: one step, or several in turn with time to think between them. Each
+//! *arrival* begins a flow. With flows of one step, arrivals are requests.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regex::Regex;
+
+/// What a load test does.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What people call it, in the report's title.
+    pub name: String,
+    /// When flows begin.
+    pub load: Load,
+    /// What arrivals do. At least one; shares by weight.
+    pub flows: Vec<Flow>,
+    /// Rows that templates take values from.
+    pub feeders: Vec<Feeder>,
+    /// How requests are carried.
+    pub client: Client,
+    /// What must hold at the end.
+    pub thresholds: Vec<Threshold>,
+    /// What ends the run early.
+    pub stops: Vec<Stop>,
+    /// How the requests are marked, where they are ("dyed" traffic).
+    pub mark: Option<Mark>,
+    /// What all dice of the run start from.
+    pub seed: u64,
+}
+
+/// When flows begin.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Load {
+    /// By a schedule that the target's slowness can't stretch (open model).
+    Open {
+        /// The rate over time, in turn. At least one.
+        stages: Vec<Stage>,
+        /// How arrivals lie within it.
+        spacing: Spacing,
+        /// Flows that may be under way at once; what is due beyond it is counted as unsent.
+        most_in_flight: u32,
+    },
+    /// By as many visitors as there are, each beginning anew when it is done (closed model). Its latencies leave out
+    /// whatever visitors would have asked for while they waited ("coordinated omission").
+    Closed {
+        /// Visitors at once.
+        visitors: u32,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// As it was recorded (replay).
+    Recorded {
+        /// When each arrival begins, from the start, ascending; its flow is the one with the same index.
+        offsets: Vec<Duration>,
+        /// As in [`Load::Open`].
+        most_in_flight: u32,
+    },
+}
+
+/// A stretch of time in which the rate goes evenly from one value to another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stage {
+    /// Its length.
+    pub lasts: Duration,
+    /// Arrivals a second at its start.
+    pub from: f64,
+    /// Arrivals a second at its end.
+    pub to: f64,
+}
+
+/// How arrivals lie within the rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spacing {
+    /// Evenly.
+    #[default]
+    Even,
+    /// As independent visitors come (a Poisson process of that rate).
+    Poisson,
+}
+
+/// What one arrival does.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Its name.
+    pub name: String,
+    /// Its share of the arrivals, among the weights of all flows.
+    pub weight: f64,
+    /// In turn. At least one. A step that fails ends the flow.
+    pub steps: Vec<Step>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its name in the report; unique in the plan.
+    pub name: String,
+    /// The method, such as `GET`.
+    pub method: String,
+    /// Where it is sent to. Fixed, so that the hosts of a run are known before it starts.
+    pub origin: Origin,
+    /// Path and query.
+    pub target: Template,
+    /// Header fields in their order, `Host` included if it isn't the origin's; none that frames the message.
+    pub headers: Vec<(String, Template)>,
+    /// The body, if any.
+    pub body: Option<Template>,
+    /// How long the answer may take, from the send to its last byte.
+    pub timeout: Duration,
+    /// What the answer must be like, besides a status below 400 where none of them is about the status.
+    pub checks: Vec<Check>,
+    /// What is taken from the answer for later steps.
+    pub takes: Vec<Take>,
+    /// How long the visitor thinks afterwards.
+    pub think: Option<Think>,
+    /// For a WebSocket: messages sent in turn, an answer awaited after each. Empty: plain HTTP.
+    pub messages: Vec<Template>,
+}
+
+/// Scheme, host and port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// A name, or an address without brackets; lower case.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Text with places that are filled anew for each request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Template {
+    /// In turn.
+    pub pieces: Vec<Piece>,
+}
+
+/// A piece of a template.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// As it stands.
+    Text(String),
+    /// Filled.
+    Value(Value),
+}
+
+/// What fills a place.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// The field of a feeder's row. A flow takes one row of each feeder that it names.
+    Fed {
+        /// Index in [`Plan::feeders`].
+        feeder: usize,
+        /// Index in [`Feeder::fields`].
+        field: usize,
+    },
+    /// What a step before has taken; index among the takes of the flow, counted over its steps.
+    Taken(usize),
+    /// The number of the arrival, from 0.
+    Ordinal,
+    /// A whole number between the two, both included.
+    Random(i64, i64),
+    /// A random UUID (RFC 9562, version 4).
+    Uuid,
+    /// Unix time in milliseconds.
+    UnixMillis,
+}
+
+/// Rows that templates take values from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Feeder {
+    /// Its name.
+    pub name: String,
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// Names of the fields.
+    pub fields: Vec<String>,
+    /// At least one row; each as long as `fields`.
+    pub rows: Vec<Vec<String>>,
+    /// Which row is next.
+    pub order: Order,
+}
+
+/// Which row of a feeder is next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// From the first to the last, and from the first again. Over all threads.
+    #[default]
+    Sequential,
+    /// Any.
+    Random,
+    /// Each at most once. When there are no more, arrivals fail as "feeder ran dry".
+    Unique,
+}
+
+/// What an answer must be like.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// Its status is one of these.
+    Status(Vec<u16>),
+    /// A header field is there and, where that is given, matches.
+    Header(String, Option<Regex>),
+    /// The body (of which [`BODY_KEPT`] bytes are looked at) matches.
+    Body(Regex),
+    /// A JSON path (RFC 9535) finds something and, where that is given, its first hit as text is this.
+    Json(String, Option<String>),
+    /// The body has at most so many bytes.
+    AtMost(u64),
+}
+
+/// Bytes of a body that checks and takes look at. What comes after is read and counted, and not looked at.
+pub const BODY_KEPT: usize = 1 << 20;
+
+/// What is taken from an answer.
+#[derive(Clone, Debug)]
+pub struct Take {
+    /// The name that later templates use.
+    pub name: String,
+    /// Where from.
+    pub from: From,
+}
+
+/// Where something is taken from.
+#[derive(Clone, Debug)]
+pub enum From {
+    /// The first hit of a JSON path (RFC 9535) in the body.
+    Json(String),
+    /// A header field.
+    Header(String),
+    /// The first group of the first match in the body, or the whole match where there is no group.
+    Regex(Regex),
+}
+
+/// How long a visitor thinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Think {
+    /// At least.
+    pub least: Duration,
+    /// At most.
+    pub most: Duration,
+}
+
+/// How requests are carried.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Client {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Whether connections are kept; else each request has one of its own.
+    pub keep_alive: bool,
+    /// Connections at most, over all threads and origins.
+    pub connections: u32,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// Threads that send; 0: one for each core.
+    pub threads: u32,
+    /// Addresses that connections come from, in turn. Empty: whatever the system takes.
+    pub sources: Vec<IpAddr>,
+    /// Addresses that host names stand for in this run, in front of DNS.
+    pub resolve: BTreeMap<String, IpAddr>,
+    /// How long a connection may take, its TLS handshake included.
+    pub connect_timeout: Duration,
+    /// A file of CA certificates that are trusted besides the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether any certificate will do.
+    pub insecure: bool,
+}
+
+/// How requests are spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: by ALPN over TLS, with prior knowledge otherwise.
+    Http2,
+}
+
+/// What must hold at the end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Threshold {
+    /// As it was written: `item.p99 < 200ms`.
+    pub text: String,
+    /// The step it is about; `None`: all of them together.
+    pub step: Option<String>,
+    /// What is looked at.
+    pub measure: Measure,
+    /// How it is compared.
+    pub is: Comparison,
+    /// With what: nanoseconds, a share from 0 to 1, a rate a second, or a number.
+    pub bound: f64,
+}
+
+/// What a threshold or a stop looks at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measure {
+    /// The response time at this quantile, from 0 to 1.
+    Response(f64),
+    /// The service time at this quantile.
+    Service(f64),
+    /// The mean response time.
+    Mean,
+    /// The longest response time.
+    Max,
+    /// The share of failed requests among those that were due.
+    Errors,
+    /// Good answers a second.
+    Rate,
+}
+
+/// How two numbers are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Less.
+    Less,
+    /// Less, or equal.
+    AtMost,
+    /// More.
+    More,
+    /// More, or equal.
+    AtLeast,
+}
+
+/// What ends a run early.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stop {
+    /// What is looked at. Requests that are open for longer than a bound on time count as over it.
+    pub when: Threshold,
+    /// The time over which it is looked at.
+    pub over: Duration,
+}
+
+/// How requests are marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The run's name in the mark: letters, digits, `-` and `_`, at most 64.
+    pub run: String,
+    /// The file of the key that signs it; the gateway has the same.
+    pub key: PathBuf,
+}
+
+impl Plan {
+    /// How long the schedule is.
+    pub fn lasts(&self) -> Duration {
+        match &self.load {
+            Load::Open { stages, .. } => stages.iter().map(|stage| stage.lasts).sum(),
+            Load::Closed { lasts, .. } => *lasts,
+            Load::Recorded { offsets, .. } => offsets.last().copied().unwrap_or_default(),
+        }
+    }
+
+    /// All steps of all flows, in the order in which the report lists them. The index of a step in a run is its place here.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.flows.iter().flat_map(|flow| &flow.steps)
+    }
+}
+
+impl Template {
+    /// A template that is only text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { pieces: vec![Piece::Text(text.into())] }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            return write!(f, "{scheme}://[{}]:{}", self.host, self.port);
+        }
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
