@@ -5,5 +5,6 @@
 //! Sending anything, and time: `loadgen`. A [`Plan`] is plain data, and equal plans with equal seeds send equal requests.
 
 pub mod plan;
+pub mod recording;
 
 pub use plan::Plan;

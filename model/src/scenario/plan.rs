@@ -55,11 +55,22 @@ pub enum Load {
     },
     /// As it was recorded (replay).
     Recorded {
-        /// When each arrival begins, from the start, ascending; its flow is the one with the same index.
-        offsets: Vec<Duration>,
+        /// The arrivals, ascending in time. At least one.
+        arrivals: Vec<Arrival>,
         /// As in [`Load::Open`].
         most_in_flight: u32,
     },
+}
+
+/// An arrival as it was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When it begins, from the start.
+    pub at: Duration,
+    /// Its flow: an index in [`Plan::flows`].
+    pub flow: u32,
+    /// The row that it takes of feeders whose order is [`Order::Given`].
+    pub row: u32,
 }
 
 /// A stretch of time in which the rate goes evenly from one value to another.
@@ -107,6 +118,8 @@ pub struct Step {
     pub target: Template,
     /// Header fields in their order, `Host` included if it isn't the origin's; none that frames the message.
     pub headers: Vec<(String, Template)>,
+    /// Further header lines, each with its CRLF, whose names are only known when they are filled: what replays send.
+    pub lines: Option<Template>,
     /// The body, if any.
     pub body: Option<Template>,
     /// How long the answer may take, from the send to its last byte.
@@ -179,10 +192,60 @@ pub struct Feeder {
     pub path: PathBuf,
     /// Names of the fields.
     pub fields: Vec<String>,
-    /// At least one row; each as long as `fields`.
-    pub rows: Vec<Vec<String>>,
+    /// At least one row.
+    pub rows: Rows,
     /// Which row is next.
     pub order: Order,
+}
+
+/// The rows of a feeder, packed: a million short ones cost little more than their text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    fields: usize,
+    bytes: Vec<u8>,
+    /// Where each value ends, row by row.
+    ends: Vec<usize>,
+}
+
+impl Rows {
+    /// No rows yet, of `fields` values each.
+    pub fn new(fields: usize) -> Self {
+        Self { fields: fields.max(1), bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Adds a row. Values beyond the number of fields are left out, missing ones are empty.
+    pub fn push<V: AsRef<[u8]>>(&mut self, row: impl IntoIterator<Item = V>) {
+        let mut values = row.into_iter();
+        for _ in 0..self.fields {
+            if let Some(value) = values.next() {
+                self.bytes.extend_from_slice(value.as_ref());
+            }
+            self.ends.push(self.bytes.len());
+        }
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.ends.len() / self.fields.max(1)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of all values together.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// A value; empty where there is no such row or field.
+    pub fn value(&self, row: usize, field: usize) -> &[u8] {
+        let at = row.saturating_mul(self.fields).saturating_add(field);
+        let Some(end) = self.ends.get(at).copied().filter(|_| field < self.fields) else { return &[] };
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.bytes[start..end]
+    }
 }
 
 /// Which row of a feeder is next.
@@ -195,6 +258,8 @@ pub enum Order {
     Random,
     /// Each at most once. When there are no more, arrivals fail as "feeder ran dry".
     Unique,
+    /// The one that a recorded arrival names ([`Arrival::row`]).
+    Given,
 }
 
 /// What an answer must be like.
@@ -348,7 +413,7 @@ impl Plan {
         match &self.load {
             Load::Open { stages, .. } => stages.iter().map(|stage| stage.lasts).sum(),
             Load::Closed { lasts, .. } => *lasts,
-            Load::Recorded { offsets, .. } => offsets.last().copied().unwrap_or_default(),
+            Load::Recorded { arrivals, .. } => arrivals.last().map(|arrival| arrival.at).unwrap_or_default(),
         }
     }
 
@@ -356,12 +421,84 @@ impl Plan {
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.flows.iter().flat_map(|flow| &flow.steps)
     }
+
+    /// `template` of `flow` as it is written in a scenario: `/item/{{ random(1, 5000) }}`.
+    pub fn written(&self, flow: &Flow, template: &Template) -> String {
+        let mut text = String::new();
+        for piece in &template.pieces {
+            let value = match piece {
+                Piece::Text(plain) => {
+                    text.push_str(plain);
+                    continue;
+                }
+                Piece::Value(value) => value,
+            };
+            let name = match value {
+                Value::Fed { feeder, field } => match self.feeders.get(*feeder) {
+                    Some(feeder) => format!("{}.{}", feeder.name, feeder.fields.get(*field).map_or("?", String::as_str)),
+                    None => "?".into(),
+                },
+                Value::Taken(at) => {
+                    let take = flow.steps.iter().flat_map(|step| &step.takes).nth(*at);
+                    take.map_or("?", |take| take.name.as_str()).to_owned()
+                }
+                Value::Ordinal => "ordinal".into(),
+                Value::Random(from, to) => format!("random({from}, {to})"),
+                Value::Uuid => "uuid".into(),
+                Value::UnixMillis => "unix_ms".into(),
+            };
+            text.push_str("{{ ");
+            text.push_str(&name);
+            text.push_str(" }}");
+        }
+        text
+    }
+}
+
+impl Step {
+    /// The longest that an answer may take where nothing else is said.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// A GET of `target` without anything else.
+    pub fn get(name: impl Into<String>, origin: Origin, target: Template) -> Self {
+        Self {
+            name: name.into(),
+            method: "GET".into(),
+            origin,
+            target,
+            headers: Vec::new(),
+            lines: None,
+            body: None,
+            timeout: Self::TIMEOUT,
+            checks: Vec::new(),
+            takes: Vec::new(),
+            think: None,
+            messages: Vec::new(),
+        }
+    }
 }
 
 impl Template {
     /// A template that is only text.
     pub fn text(text: impl Into<String>) -> Self {
         Self { pieces: vec![Piece::Text(text.into())] }
+    }
+
+    /// The whole text, where nothing in it is filled: it can be prepared once and sent again and again.
+    pub fn fixed(&self) -> Option<&str> {
+        match self.pieces.as_slice() {
+            [] => Some(""),
+            [Piece::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Indices of the feeders that it names, repeated as often as it does.
+    pub fn feeders(&self) -> impl Iterator<Item = usize> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Value(Value::Fed { feeder, .. }) => Some(*feeder),
+            _ => None,
+        })
     }
 }
 
@@ -372,5 +509,23 @@ impl std::fmt::Display for Origin {
             return write!(f, "{scheme}://[{}]:{}", self.host, self.port);
         }
         write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_rows_give_back_what_was_put_in_and_nothing_beyond() {
+        let mut rows = Rows::new(2);
+        rows.push(["ann", "1"]);
+        rows.push(["", "2"]);
+        rows.push(["cy"]);
+
+        let read: Vec<_> = (0..rows.len()).map(|row| (rows.value(row, 0), rows.value(row, 1))).collect();
+
+        assert_eq!(read, [(&b"ann"[..], &b"1"[..]), (b"", b"2"), (b"cy", b"")]);
+        assert_eq!((rows.value(3, 0), rows.value(0, 2)), (&b""[..], &b""[..]));
     }
 }
