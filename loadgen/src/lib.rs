@@ -4,7 +4,9 @@
 //! sends by an absolute schedule, shares nothing while it does, and gives what it measured once a second to the
 //! collector, which merges and never averages.
 
+pub mod examine;
 pub mod failure;
+pub mod fill;
 pub mod outcome;
 
 pub use failure::Failure;

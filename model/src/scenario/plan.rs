@@ -296,6 +296,8 @@ pub enum From {
     Json(String),
     /// A header field.
     Header(String),
+    /// The value of a cookie that the answer sets (`Set-Cookie`, RFC 6265 §4.1).
+    Cookie(String),
     /// The first group of the first match in the body, or the whole match where there is no group.
     Regex(Regex),
 }
