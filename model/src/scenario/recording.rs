@@ -100,6 +100,9 @@ pub struct Request {
     /// The status that it was answered with; 0 where that isn't known.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub status: u64,
+    /// From its head to the last byte of its answer, in microseconds; 0 where that isn't known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub took_us: u64,
 }
 
 /// The last line.
