@@ -4,6 +4,7 @@
 //! sends by an absolute schedule, shares nothing while it does, and gives what it measured once a second to the
 //! collector, which merges and never averages.
 
+pub mod capacity;
 pub mod examine;
 pub mod failure;
 pub mod fill;
