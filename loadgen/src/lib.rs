@@ -8,7 +8,9 @@ pub mod capacity;
 pub mod examine;
 pub mod failure;
 pub mod fill;
+pub mod judge;
 pub mod outcome;
+pub mod report;
 
 pub use failure::Failure;
 pub use outcome::Outcome;

@@ -7,6 +7,10 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
@@ -203,6 +207,55 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
+/// The quantiles that every [`Distribution`] lists, with how many values it takes for one to be listed.
+const QUANTILES: [(f64, u64); 10] = [
+    (0.5, 0),
+    (0.75, 0),
+    (0.9, 0),
+    (0.95, 0),
+    (0.99, 0),
+    (0.999, 0),
+    (0.9999, 0),
+    (0.99999, 100_000),
+    (0.999_999, 1_000_000),
+    (0.999_999_9, 10_000_000),
+];
+
+impl Distribution {
+    /// What `histogram` holds.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let mut bytes = Vec::new();
+        let written = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
+        written.expect("a vector takes everything, and 64-bit counts of one run fit the format");
+        let enough = QUANTILES.iter().filter(|(_, least)| histogram.len() >= *least);
+        Self {
+            count: histogram.len(),
+            mean: histogram.mean(),
+            deviation: histogram.stdev(),
+            min: histogram.min(),
+            max: histogram.max(),
+            quantiles: enough.map(|(q, _)| (*q, histogram.value_at_quantile(*q))).collect(),
+            histogram: BASE64.encode(&bytes),
+        }
+    }
+
+    /// The whole histogram; `None` if it can't be read, or there is none.
+    pub fn whole(&self) -> Option<Histogram<u64>> {
+        let bytes = BASE64.decode(&self.histogram).ok()?;
+        Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
+    }
+}
+
+impl Tally {
+    /// Failures of all kinds.
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+}
+
 /// The heat map's cell of a time: four for each doubling, the first ends at 16 µs, the last (of 128) is open.
 pub fn cell(nanos: u64) -> u8 {
     const FIRST: f64 = 16_000.0;
@@ -218,6 +271,21 @@ pub fn cell_end(cell: u8) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_distribution_gives_back_the_whole_histogram() {
+        let mut histogram = Histogram::<u64>::new(3).unwrap();
+        (1..=100_000_u64).for_each(|value| histogram.record(value * 1_000).unwrap());
+
+        let distribution = Distribution::of(&histogram);
+
+        assert_eq!(distribution.whole(), Some(histogram));
+        assert_eq!(distribution.quantiles.last().map(|it| it.0), Some(0.99999));
+        assert_eq!(
+            (Distribution::of(&Histogram::new(3).unwrap()), Distribution::default().whole()),
+            Default::default()
+        );
+    }
 
     #[test]
     fn a_time_lies_in_the_cell_that_ends_at_or_above_it() {

@@ -372,7 +372,7 @@ pub enum Measure {
     Mean,
     /// The longest response time.
     Max,
-    /// The share of failed requests among those that were due.
+    /// The share of those that were due and have no good answer, unsent ones included.
     Errors,
     /// Good answers a second.
     Rate,
