@@ -16,7 +16,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get
 # command:package, installed only where the command is missing.
 BUILD_TOOLS := cc:build-essential cmake:cmake clang:clang curl:curl
 BENCH_TOOLS := wrk:wrk
-TEST_TOOLS := nginx:nginx-light haproxy:haproxy h2load:nghttp2-client promtool:prometheus openssl:openssl redis-server:redis-server python3:python3 pebble:pebble
+TEST_TOOLS := nginx:nginx-light slowhttptest:slowhttptest haproxy:haproxy h2load:nghttp2-client promtool:prometheus openssl:openssl redis-server:redis-server python3:python3 pebble:pebble
 
 # Runs the rest of the recipe's line as a step with a title and its time.
 STEP = step() { local began=$$SECONDS; echo; echo "== $$*"; "$$@"; echo "-- $$((SECONDS - began)) s"; }; step

@@ -2,9 +2,11 @@
 #![allow(dead_code, reason = "a kit has more tools than any one test uses")]
 
 pub mod app;
+pub mod beside;
 pub mod certs;
 pub mod client;
 pub mod flood;
+pub mod frames;
 pub mod gateway;
 pub mod load;
 pub mod nginx;

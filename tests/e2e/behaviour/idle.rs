@@ -1,0 +1,78 @@
+//! What connections cost that wait for their next request.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+
+use crate::kit::frames::{self, frame};
+use crate::kit::gateway::HOST;
+use crate::kit::{Gateway, Origin, eventually, full_size};
+
+const CONFIG: &str = "
+services: {app: {endpoints: [\"$app\"], eject: off}}
+routes: [{name: all, match: {path: /**}, to: app}]
+";
+
+async fn connect(to: SocketAddr, n: usize) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 0, 1, (n % 200) as u8 + 1), 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// One request and its answer, after which the connection stays.
+async fn visit(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), http2: bool) {
+    let mut buffer = [0; 2048];
+    if http2 {
+        let whole = frames::END_HEADERS | frames::END_STREAM;
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        hello.extend(frame(frames::SETTINGS, 0, 0, b""));
+        hello.extend(frame(frames::HEADERS, whole, 1, frames::GET));
+        stream.write_all(&hello).await.unwrap();
+    } else {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while !seen.windows(5).any(|bytes| bytes == b"v1 /\n") {
+        let n = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(n, 0, "closed after {seen:?}");
+        seen.extend_from_slice(&buffer[..n]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_cost_little_and_give_back_what_they_took() {
+    let many = if full_size() { 9_000 } else { 1_000 };
+    let origin = Origin::start("v1").await;
+    for kind in ["plain", "tls", "http2"] {
+        let mut gateway = Gateway::start(CONFIG, &[("app", &origin)]).await;
+        let connector = TlsConnector::from(gateway.authority.trust(&["http/1.1"]));
+        let (web, tls) = (gateway.web(), gateway.tls());
+        let name = || rustls::pki_types::ServerName::try_from(HOST).unwrap();
+        visit(&mut connector.connect(name(), connect(tls, 0).await).await.unwrap(), false).await;
+        let before = gateway.resident();
+        let (mut plain, mut encrypted) = (Vec::new(), Vec::new());
+
+        for n in 0..many {
+            if kind == "tls" {
+                let mut stream = connector.connect(name(), connect(tls, n).await).await.unwrap();
+                visit(&mut stream, false).await;
+                encrypted.push(stream);
+            } else {
+                let mut stream = connect(web, n).await;
+                visit(&mut stream, kind == "http2").await;
+                plain.push(stream);
+            }
+        }
+
+        let each = gateway.resident().saturating_sub(before) / many as u64;
+        println!("{many} idle {kind} connections: {:.1} KiB each", each as f64 / 1024.0);
+        // In a debug build too, and with what the allocator rounds up.
+        let most = if kind == "plain" { 8 << 10 } else { 48 << 10 };
+        assert!(each <= most, "{kind}: {each}");
+        drop((plain, encrypted));
+        eventually("all have gone", || async { gateway.metric("tidegate_connections_open", &[]).await == 0.0 }).await;
+        gateway.assert_unharmed();
+    }
+}
