@@ -18,6 +18,8 @@ pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
+/// Of HEADERS behind which nothing comes.
+pub const WHOLE: u8 = END_HEADERS | END_STREAM;
 
 /// ENHANCE_YOUR_CALM (RFC 9113 §7).
 pub const CALM: u32 = 0xb;
