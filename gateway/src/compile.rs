@@ -22,7 +22,7 @@ use crate::decide::balance::Balancer;
 use crate::decide::limit::LimitState;
 use crate::decide::route::Router;
 use crate::decide::split::Splitter;
-use crate::decide::{Front, RouteRules};
+use crate::decide::{Entrance, RouteRules};
 use crate::endpoint::{Endpoint, EndpointId, Target};
 use crate::guard::Guard;
 use crate::guard::gate::Gate;
@@ -75,7 +75,7 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .collect();
     let keys = material.keys.as_ref().unwrap_or_else(|| material.guard.crowd.keys());
     Snapshot {
-        front: Front::new(&desired, &material.lists, Some(keys)).with_clients(material.clients.clone()),
+        entrance: Entrance::new(&desired, &material.lists, Some(keys)).with_clients(material.clients.clone()),
         router: Router::build(&desired.routes),
         routes,
         services,

@@ -132,7 +132,7 @@ impl Exchange {
 
     /// The visitor's address, for an answer that is given before anything is decided.
     pub fn visitor(&self, headers: &HeaderMap) -> IpAddr {
-        self.snapshot.front.client.find(headers, self.connection.peer)
+        self.snapshot.entrance.client.find(headers, self.connection.peer)
     }
 
     /// The answer to an ACME authority that knocks. No rule is asked: an authority is on nobody's allow list.
@@ -238,12 +238,12 @@ impl Exchange {
 
     /// Whether the other end of the socket is a proxy whose word we take.
     pub fn peer_is_trusted(&self) -> bool {
-        self.snapshot.front.client.trusts(self.connection.peer.ip())
+        self.snapshot.entrance.client.trusts(self.connection.peer.ip())
     }
 
     /// What the endpoint is told about the visitor who sent `headers` and asked for `authority`.
     pub fn forwarding(&self, headers: &HeaderMap, authority: &str) -> Forwarding {
-        decide::forwarding(headers, authority, &self.connection, &self.snapshot.front.client)
+        decide::forwarding(headers, authority, &self.connection, &self.snapshot.entrance.client)
     }
 
     /// Its arm.

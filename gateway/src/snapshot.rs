@@ -19,7 +19,7 @@ use crate::carry::UpstreamTlsReady;
 use crate::decide::limit::LimitState;
 use crate::decide::route::Router;
 use crate::decide::split::Splitter;
-use crate::decide::{Front, RouteRules};
+use crate::decide::{Entrance, RouteRules};
 use crate::endpoint::Endpoint;
 use crate::guard::Guard;
 use crate::guard::gate::Gate;
@@ -31,7 +31,7 @@ pub struct Snapshot {
     /// What it was compiled from.
     pub desired: Arc<Desired>,
     /// What is asked of every request first.
-    pub front: Front,
+    pub entrance: Entrance,
     /// Finds the route for a request.
     pub router: Router,
     /// By the index that [`Router`] returns: same order as `desired.routes`.

@@ -21,7 +21,7 @@ use tidegate_model::desired::{
 use super::Head;
 use super::access::AccessList;
 use super::client::ClientFinder;
-use super::ready::Front;
+use super::ready::Entrance;
 use super::route::{Failed, Router};
 use super::split::{Splitter, Why};
 use crate::guard::lists::Lists;
@@ -101,8 +101,8 @@ pub fn explain(
     dice: &mut impl Rng,
 ) -> Explanation {
     let router = Router::build(&desired.routes);
-    let front = Front::new(desired, lists, None);
-    let client = front.client.find(head.headers, peer);
+    let entrance = Entrance::new(desired, lists, None);
+    let client = entrance.client.find(head.headers, peer);
     let won = router.find(head);
     let denied = |index: usize| !AccessList::new(&desired.routes[index].access, lists).admits(client);
 
@@ -123,8 +123,8 @@ pub fn explain(
     Explanation {
         request: format!("{} {}{}", head.method, head.host, head.path),
         client: client.to_string(),
-        denied: !front.access.admits(client) || won.is_some_and(denied),
-        winner: won.map(|index| winner(desired, index, head, &front.client, peer, https, dice)),
+        denied: !entrance.access.admits(client) || won.is_some_and(denied),
+        winner: won.map(|index| winner(desired, index, head, &entrance.client, peer, https, dice)),
         losers: losers.into_iter().take(NEAREST).map(|(_, _, loser)| loser).collect(),
     }
 }

@@ -45,7 +45,7 @@ use crate::tls::{ClientIdentity, Ja4, PolicyId};
 use limit::{BucketId, LimitState, Outcome};
 
 pub use client::{Forwarding, forwarding};
-pub use ready::{Front, RouteRules};
+pub use ready::{Entrance, RouteRules};
 
 /// The head of a request, as a carrier read it.
 #[derive(Clone, Copy, Debug)]
@@ -218,16 +218,16 @@ fn plan(
     now: Timestamp,
     dice: &mut impl Rng,
 ) -> Result<Plan, Box<Answer>> {
-    let front = &snapshot.front;
-    let client = front.client.find(head.headers, connection.peer);
-    let network = front.client.network(client).with_ja4(connection.tls.as_ref().and_then(|tls| tls.ja4));
+    let entrance = &snapshot.entrance;
+    let client = entrance.client.find(head.headers, connection.peer);
+    let network = entrance.client.network(client).with_ja4(connection.tls.as_ref().and_then(|tls| tls.ja4));
     if let Some(until) = snapshot.guard.bans.until(client, now) {
         return Err(answer::banned(client, until, now).into());
     }
-    if !front.access.admits(client) {
+    if !entrance.access.admits(client) {
         return Err(answer::denied(client).into());
     }
-    if front.misdirects(connection, head.host) {
+    if entrance.misdirects(connection, head.host) {
         return Err(answer::misdirected(client).into());
     }
     if let Some(port) = connection.redirect_to {
@@ -236,7 +236,7 @@ fn plan(
 
     let crowd = &*snapshot.guard.crowd;
     let source = crowd.known.id(network);
-    let visitor = Visitor { head, connection, client, network, source, now, front, crowd };
+    let visitor = Visitor { head, connection, client, network, source, now, entrance, crowd };
     if let Some(answer) = visitor.brings_an_answer() {
         return Err(answer.into());
     }
@@ -276,12 +276,12 @@ fn plan(
         (Action::Forward(_), None) => unreachable!("compile gives every forwarding route a splitter"),
         (Action::Answer(fixed), _) => return Err(answer::fixed(client, fixed).on(route, headers).into()),
         (Action::Redirect(redirect), _) => {
-            let (https, port) = front.client.came_by(head, connection);
+            let (https, port) = entrance.client.came_by(head, connection);
             let location = target::location(redirect, head, &spec.matches.path, https, port);
             return Err(answer::redirect(client, redirect.status, location).on(route, headers).into());
         }
     };
-    let chosen = splitter.choose(head, network, front.client.came_by(head, connection).0, dice);
+    let chosen = splitter.choose(head, network, entrance.client.came_by(head, connection).0, dice);
     headers.extend(chosen.set_cookie.map(|line| (header::SET_COOKIE, line)));
     let version = entry.arms[chosen.arm].version;
     let seat = match visitor.enter(&snapshot.services[version.service].gate, spec.challenge, spec.priority) {

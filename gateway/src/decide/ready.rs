@@ -21,7 +21,7 @@ use crate::tls::{ClientPolicies, PolicyId};
 
 /// What is asked of every request, before its route is known.
 #[derive(Clone, Debug)]
-pub struct Front {
+pub struct Entrance {
     /// Finds the visitor's address.
     pub client: ClientFinder,
     /// The global lists.
@@ -34,7 +34,7 @@ pub struct Front {
     asks: bool,
 }
 
-impl Front {
+impl Entrance {
     /// Prepares the global settings of `desired`, with the files that it names in `lists`; `keys` sign what visitors
     /// carry.
     pub fn new(desired: &Desired, lists: &Lists, keys: Option<&Keys>) -> Self {

@@ -20,7 +20,7 @@ use super::known::SourceId;
 use super::token::Holder;
 use crate::decide::key::Network;
 use crate::decide::nets::NetSet;
-use crate::decide::{Answer, Connection, Front, Head, Reason};
+use crate::decide::{Answer, Connection, Entrance, Head, Reason};
 
 /// Requests a second from one source with a pass, in an attack. Many people may sit behind one address.
 const WITH_PASS: u32 = 50;
@@ -50,7 +50,7 @@ pub struct Visitor<'a, 'h> {
     /// When it came.
     pub now: Timestamp,
     /// What is asked of everybody.
-    pub front: &'a Front,
+    pub entrance: &'a Entrance,
     /// What is known of all.
     pub crowd: &'a Crowd,
 }
@@ -61,13 +61,13 @@ impl Visitor<'_, '_> {
         if self.head.path != challenge::PATH {
             return None;
         }
-        let challenger = self.front.manners.challenger.as_ref()?;
+        let challenger = self.entrance.manners.challenger.as_ref()?;
         Some(challenger.answered(&self.asking(), self.crowd))
     }
 
     /// Whether they have shown who they are: by network, certificate or pass.
     pub fn has_shown_themselves(&self) -> bool {
-        let manners = &self.front.manners;
+        let manners = &self.entrance.manners;
         let unix = self.crowd.unix(self.now);
         manners.exempt.contains(self.client)
             || self.connection.tls.as_ref().is_some_and(|tls| tls.client.is_some())
@@ -81,7 +81,7 @@ impl Visitor<'_, '_> {
 
     /// Where they stand when there isn't room for everybody.
     pub fn standing(&self, asked: Asked) -> Standing {
-        let manners = &self.front.manners;
+        let manners = &self.entrance.manners;
         let known = &self.crowd.known;
         let verified = self.connection.tls.as_ref().is_some_and(|tls| tls.client.is_some());
         if verified || manners.exempt.contains(self.client) {
@@ -100,12 +100,12 @@ impl Visitor<'_, '_> {
 
     /// Whether a challenge would reach a person.
     pub fn understands(&self) -> bool {
-        self.front.manners.challenger.as_ref().is_some_and(|challenger| challenger.is_understood(self.head))
+        self.entrance.manners.challenger.as_ref().is_some_and(|challenger| challenger.is_understood(self.head))
     }
 
     /// Asks them, or says with `sentence` why they are refused.
     pub fn ask(&self, status: u16, sentence: &'static str) -> Answer {
-        match &self.front.manners.challenger {
+        match &self.entrance.manners.challenger {
             Some(challenger) if self.understands() => challenger.ask(&self.asking(), status, self.crowd),
             _ => Answer { reason: Reason::Challenged, ..challenge::turned_away(self.client, status, sentence) },
         }
@@ -118,7 +118,7 @@ impl Visitor<'_, '_> {
     /// The answer that they get instead.
     pub fn is_welcome(&self, asked: Asked, priority: Priority) -> Result<(), Box<Answer>> {
         self.crowd.pulse.saw(self.source);
-        if asked == Asked::Always && self.front.manners.challenger.is_some() && !self.has_shown_themselves() {
+        if asked == Asked::Always && self.entrance.manners.challenger.is_some() && !self.has_shown_themselves() {
             return Err(self.ask(403, "403: this needs a browser that has passed the check of this site\n").into());
         }
         if self.crowd.pulse.is_strained() && priority != Priority::High {
@@ -156,7 +156,7 @@ impl Visitor<'_, '_> {
             head: self.head,
             client: self.client,
             holder: self.holder(),
-            https: self.front.client.came_by(self.head, self.connection).0,
+            https: self.entrance.client.came_by(self.head, self.connection).0,
             unix: self.crowd.unix(self.now),
         }
     }
