@@ -10,45 +10,45 @@
 //!   request, and nothing else. Behind its end a read waits for the client to go away.
 //! - No byte is lost: what arrives early waits in `ahead`, at most [`STASH`] and one read.
 //! - The framing is lifted only when the carrier answers 101 to a request that asked for an upgrade.
+//!
+//! # Not here
+//!
+//! What the carrier writes passes through `answer`, how a connection ends is `ending`'s, and whether its client keeps to
+//! its pace `watch`'s.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::tls::SslDigest;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::census::Seat;
 use super::chunk::ChunkScanner;
-use super::frames::{Frames, GOING_AWAY};
+use super::frames::Frames;
 use super::framing::{Body, Framing};
 use super::head::Head;
 use super::io::{GULP, Io};
 use super::listener::Terms;
 use super::outgoing::Outgoing;
-use super::refusal::Refusal;
 use super::socket::Socket;
 use watch::Watch;
 
+mod answer;
+mod ending;
 mod facets;
 mod watch;
 
 /// Bytes that may wait behind the request being served. Beyond it the socket isn't read any
 /// further until that request is done: TCP holds the client back.
 const STASH: usize = 16 << 10;
-
-/// How long a connection that ends tries to send the rest of its answer.
-const SEND_REST: Duration = Duration::from_secs(5);
 
 /// A client's connection: TCP or TLS, with bytes that were read ahead.
 pub struct DoorStream {
@@ -307,101 +307,6 @@ impl DoorStream {
         // A client that pipelines and then closes its side still wants its answers.
         if self.eof && self.ahead().is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
-
-    /// Answers bad chunking itself, unless the carrier has begun to: a carrier only sees a body
-    /// that can't be read, and would hang up without a word.
-    fn refuse(&mut self, err: io::Error) -> io::Error {
-        if let Some(terms) = &self.terms {
-            terms.metrics.refused(Refusal::BadChunking);
-        }
-        if !self.answered {
-            self.out.push(Refusal::BadChunking.answer().as_bytes());
-            self.muted = true;
-        }
-        err
-    }
-
-    /// Notices where the final answer begins, and whether it opens a WebSocket. Carriers write a
-    /// head in one piece.
-    fn watch_answer(&mut self, bytes: &[u8]) {
-        let switches = bytes.starts_with(b"HTTP/1.1 101");
-        if bytes.starts_with(b"HTTP/1.1 1") && !switches {
-            return; // 100 and 103 come before the real answer.
-        }
-        self.answered = true;
-        if switches && std::mem::take(&mut self.may_upgrade) {
-            self.framing = Framing::Open;
-            self.frames = opens_websocket(bytes).then(Box::default);
-            if let Some(waker) = self.waiting.take() {
-                waker.wake();
-            }
-        }
-    }
-
-    /// Closes politely: sends what is left, says that no more will come, and, where the client
-    /// may still be talking, listens for a moment so that it can read the answer.
-    pub async fn close(&mut self) {
-        let unread = self.has_unread();
-        self.closed = true;
-        let sent = timeout(SEND_REST, poll_fn(|cx| self.out.poll_flush(&mut self.io, cx))).await;
-        match sent {
-            Ok(Ok(())) if unread => self.io.linger().await,
-            Ok(Ok(())) => drop(timeout(SEND_REST, poll_fn(|cx| self.io.poll_shutdown(cx))).await),
-            _ => {}
-        }
-    }
-
-    /// Closes where the client is known to have more to say.
-    pub(crate) async fn close_unread(&mut self) {
-        self.framing = Framing::Length(u64::MAX);
-        self.close().await;
-    }
-
-    /// Tells the client of a WebSocket that is cut off why, if that can be said at once.
-    fn say_going_away(&mut self) {
-        if self.closed || !self.frames.as_ref().is_some_and(|frames| frames.may_add()) {
-            return;
-        }
-        let mut cx = Context::from_waker(Waker::noop());
-        self.out.push(GOING_AWAY);
-        if matches!(self.out.poll_flush(&mut self.io, &mut cx), Poll::Ready(Ok(()))) {
-            let _ = self.io.poll_shutdown(&mut cx); // Closing follows, one way or the other.
-        }
-    }
-
-    fn has_unread(&self) -> bool {
-        !self.eof && !self.http2 && (!self.framing.is_done() || !self.ahead().is_empty())
-    }
-}
-
-/// Whether this answer, which switches protocols, opens a WebSocket, and frames follow right behind it.
-fn opens_websocket(head: &[u8]) -> bool {
-    const ACCEPT: &[u8] = b"\r\nsec-websocket-accept:";
-    head.ends_with(b"\r\n\r\n") && head.windows(ACCEPT.len()).any(|some| some.eq_ignore_ascii_case(ACCEPT))
-}
-
-impl Drop for DoorStream {
-    /// A carrier that gives up on a request drops its stream. The client may still be sending,
-    /// and should be able to read the answer nonetheless.
-    fn drop(&mut self) {
-        if self.seat.as_ref().is_some_and(Seat::is_cut_off) {
-            return self.say_going_away();
-        }
-        if self.closed || !(self.farewell || self.has_unread()) {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let mut io = std::mem::replace(&mut self.io, Io::Gone);
-        let mut out = std::mem::take(&mut self.out);
-        let seat = self.seat.take();
-        runtime.spawn(async move {
-            let _seat = seat; // It counts as a connection until it is one no more.
-            let sent = timeout(SEND_REST, poll_fn(|cx| out.poll_flush(&mut io, cx))).await;
-            if matches!(sent, Ok(Ok(()))) {
-                io.linger().await;
-            }
-        });
-    }
 }
 
 impl fmt::Debug for DoorStream {
@@ -441,64 +346,5 @@ impl AsyncRead for DoorStream {
             return Poll::Ready(Err(err));
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for DoorStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if this.muted {
-            return Poll::Ready(Ok(bufs.iter().map(|b| b.len()).sum()));
-        }
-        if let Some(frames) = &mut this.frames {
-            let n = ready!(this.out.poll_write(&mut this.io, cx, bufs))?;
-            let mut left = n;
-            for buf in bufs {
-                let some = buf.len().min(left);
-                frames.pass(&buf[..some]);
-                left -= some;
-            }
-            return Poll::Ready(Ok(n));
-        }
-        if !this.answered {
-            this.watch_answer(bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| b));
-        }
-        let written = if this.http2 {
-            // It collects its frames itself.
-            this.out.poll_pass(&mut this.io, cx, bufs)
-        } else {
-            this.out.poll_write(&mut this.io, cx, bufs)
-        };
-        match written {
-            Poll::Pending => this.poll_stuck(cx).map(Err),
-            Poll::Ready(Ok(n)) => Poll::Ready(this.took(bufs, n).map(|()| n)),
-            Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        match this.out.poll_flush(&mut this.io, cx) {
-            Poll::Pending => this.poll_stuck(cx).map(Err),
-            flushed => flushed,
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        ready!(this.out.poll_flush(&mut this.io, cx))?;
-        this.io.poll_shutdown(cx)
     }
 }
