@@ -6,7 +6,7 @@
 //! # Invariants
 //!
 //! - At most `bounds.bans` entries. When there is no room, what ends soonest goes: the soonest of all while there are
-//!   up to [`EXAMINED`] entries, beyond that the soonest of at least so many.
+//!   up to [`forget::EXAMINED`] entries, beyond that the soonest of at least so many.
 //! - While nobody is banned, asking costs two loads of memory that nobody writes.
 //! - A ban that repeats lasts twice as long as the one before, up to its cap, and never ends early.
 //! - The address of a trusted proxy is never banned: others would suffer.
@@ -21,14 +21,17 @@
 //! Keeping the table over a restart is `journal`; keys other than addresses are banned within their bucket
 //! (`decide::limit`).
 
+mod changes;
+mod forget;
 pub mod journal;
 mod metrics;
 mod network;
+mod reasons;
 
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -38,26 +41,17 @@ use tidegate_model::time::Timestamp;
 
 use crate::clock;
 use crate::decide::nets::NetSet;
+use changes::Changes;
 pub use metrics::{BanMetrics, By};
 use network::{Key, Lengths};
+pub use reasons::REASON_LENGTH;
+use reasons::Reasons;
 
 /// The table is cut into this many parts, so that cores seldom wait for each other. A power of two.
 const SHARDS: usize = 1_024;
 
-/// Entries that are looked at to find one that may go.
-const EXAMINED: usize = 1_024;
-
 /// Entries at most, whatever the configuration says; about 64 bytes each.
 pub const MOST: usize = 10_000_000;
-
-/// Different reasons that are told apart. Beyond them a ban says that there were too many.
-const REASONS: usize = u16::MAX as usize;
-
-/// Characters of a reason. The rest is cut off.
-pub const REASON_LENGTH: usize = 200;
-
-/// Changes that wait to be kept one by one. Beyond it the whole table is written instead.
-const CHANGES: usize = 65_536;
 
 /// See the module.
 #[derive(Debug)]
@@ -68,9 +62,8 @@ pub struct Bans {
     entries: AtomicUsize,
     bound: AtomicUsize,
     spared: ArcSwap<NetSet>,
-    reasons: Mutex<Vec<Arc<str>>>,
-    changes: Mutex<Changes>,
-    changed: Condvar,
+    reasons: Reasons,
+    changes: Changes,
     /// Unix time in milliseconds at [`Timestamp::ZERO`]. Bans are kept in Unix time, because they outlive the
     /// process, and compared on the monotonic clock, so that setting the clock frees nobody.
     zero: u64,
@@ -95,7 +88,7 @@ struct Entry {
     memory: u32,
     /// Which time it is.
     times: u16,
-    /// Index into `reasons`.
+    /// Its number in `reasons`.
     reason: u16,
 }
 
@@ -103,17 +96,6 @@ impl Entry {
     fn forgotten_at(&self) -> u64 {
         self.until.saturating_add(u64::from(self.memory) * 1_000)
     }
-}
-
-/// What hasn't been kept yet.
-#[derive(Debug, Default)]
-struct Changes {
-    /// Whether anybody keeps them.
-    kept: bool,
-    keys: Vec<Key>,
-    /// More than [`CHANGES`]: the whole table has to be written.
-    all: bool,
-    stop: bool,
 }
 
 /// A ban, as it is shown and kept.
@@ -150,9 +132,8 @@ impl Bans {
             entries: AtomicUsize::new(0),
             bound: AtomicUsize::new(MOST),
             spared: ArcSwap::default(),
-            reasons: Mutex::new(vec!["too many different reasons".into()]),
-            changes: Mutex::default(),
-            changed: Condvar::new(),
+            reasons: Reasons::default(),
+            changes: Changes::default(),
             zero,
             metrics: BanMetrics::new(),
         }
@@ -207,7 +188,7 @@ impl Bans {
         let lasts = rule.repeated(u32::from(times));
         let until = now.saturating_add(1).saturating_add(millis(lasts)); // Rounded up: never shorter than it says.
         let memory = if rule.up_to > rule.lasts { seconds(rule.up_to) } else { 0 };
-        self.insert(key, Entry { since: now, until, memory, times, reason: self.reason(reason) }, now);
+        self.insert(key, Entry { since: now, until, memory, times, reason: self.reasons.number(reason) }, now);
         self.metrics.began(By::Limit);
         Some(self.timestamp(until))
     }
@@ -226,7 +207,7 @@ impl Bans {
         let now = self.unix(now);
         let times = lock(&self.shard(&key).map).get(&key).map_or(1, |known| known.times.saturating_add(1));
         let until = now.saturating_add(millis(lasts));
-        let entry = Entry { since: now, until, memory: 0, times, reason: self.reason(reason) };
+        let entry = Entry { since: now, until, memory: 0, times, reason: self.reasons.number(reason) };
         self.insert(key, entry, now);
         self.metrics.began(By::Hand);
         Ok(self.show(&key, &entry))
@@ -239,7 +220,7 @@ impl Bans {
             until: ban.until,
             memory: ban.memory,
             times: ban.times,
-            reason: self.reason(&ban.reason),
+            reason: self.reasons.number(&ban.reason),
         };
         let now = self.unix(now);
         if entry.forgotten_at() > now {
@@ -252,7 +233,7 @@ impl Bans {
         let key = Key::from(network);
         let known = self.take_out(&key);
         if known {
-            self.note(key);
+            self.changes.note(key);
         }
         known
     }
@@ -290,14 +271,6 @@ impl Bans {
         self.len() == 0
     }
 
-    /// At most so many entries from now on. What ends soonest goes.
-    pub fn set_bound(&self, bound: usize) {
-        let before = self.bound.swap(bound.clamp(1, MOST), Relaxed);
-        if bound < before {
-            while self.len() > bound && self.forget_one(0) {}
-        }
-    }
-
     /// Bans none of these from now on.
     pub fn spare(&self, proxies: NetSet) {
         self.spared.store(Arc::new(proxies));
@@ -324,37 +297,11 @@ impl Bans {
             shard.entries.fetch_add(1, Relaxed);
             self.lengths.one_more(&key);
             if self.entries.fetch_add(1, Relaxed) >= self.bound.load(Relaxed) {
-                let own = self.index(&key);
-                self.sweep(own..own + 1, now);
-                while self.len() > self.bound.load(Relaxed) && self.forget_one(own) {}
+                self.make_room(self.index(&key), now);
             }
             self.metrics.entries(self.len());
         }
-        self.note(key);
-    }
-
-    /// Forgets the entry that ends soonest among those from shard `start` on. False when there is none.
-    fn forget_one(&self, start: usize) -> bool {
-        let mut examined = 0;
-        let mut soonest: Option<(u64, Key)> = None;
-        for shard in (0..SHARDS).map(|at| &self.shards[(start + at) % SHARDS]) {
-            if shard.entries.load(Relaxed) == 0 {
-                continue;
-            }
-            let map = lock(&shard.map);
-            examined += map.len();
-            let first = map.iter().map(|(key, entry)| (entry.until, *key)).min();
-            soonest = first.into_iter().chain(soonest).min();
-            if examined >= EXAMINED {
-                break;
-            }
-        }
-        let Some((_, key)) = soonest else { return false };
-        if self.take_out(&key) {
-            self.metrics.forgot();
-            self.note(key);
-        }
-        true
+        self.changes.note(key);
     }
 
     fn take_out(&self, key: &Key) -> bool {
@@ -373,62 +320,15 @@ impl Bans {
         self.metrics.entries(self.len());
     }
 
-    /// Forgets what is over and needn't be remembered in these shards. It needn't be kept: it is over there too.
-    fn sweep(&self, shards: std::ops::Range<usize>, now: u64) {
-        for shard in self.shards[shards].iter().filter(|shard| shard.entries.load(Relaxed) > 0) {
-            let mut over = Vec::new();
-            lock(&shard.map).retain(|key, entry| {
-                let stays = entry.forgotten_at() > now;
-                if !stays {
-                    over.push(*key);
-                }
-                stays
-            });
-            over.iter().for_each(|key| self.gone(shard, key));
-        }
-    }
-
-    /// Remembers that `key` has changed, for whoever keeps the table.
-    fn note(&self, key: Key) {
-        let mut changes = lock(&self.changes);
-        if !changes.kept {
-            return;
-        }
-        if changes.keys.len() < CHANGES {
-            changes.keys.push(key);
-        } else {
-            changes.all = true;
-        }
-        drop(changes);
-        self.changed.notify_one();
-    }
-
     fn show(&self, key: &Key, entry: &Entry) -> Ban {
-        let reasons = lock(&self.reasons);
         Ban {
             network: key.net(),
             since: entry.since,
             until: entry.until,
             times: entry.times,
-            reason: Arc::clone(&reasons[usize::from(entry.reason)]),
+            reason: self.reasons.text(entry.reason),
             memory: entry.memory,
         }
-    }
-
-    /// The number of a reason. Reasons are few (names of limits), so they are searched.
-    fn reason(&self, text: &str) -> u16 {
-        let text: String = text.chars().filter(|char| !char.is_control()).take(REASON_LENGTH).collect();
-        let mut reasons = lock(&self.reasons);
-        let known = reasons.iter().rposition(|known| **known == *text);
-        let at = match known {
-            Some(at) => at,
-            None if reasons.len() < REASONS => {
-                reasons.push(text.into());
-                reasons.len() - 1
-            }
-            None => 0,
-        };
-        at as u16
     }
 
     fn index(&self, key: &Key) -> usize {

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::changes::Batch;
 use super::{Ban, Bans, Key, SHARDS, lock};
 use crate::clock;
 
@@ -70,7 +71,7 @@ impl Keeper {
         let mut journal = folder.map(|folder| Journal::new(folder.join(NAME)));
         if let Some(journal) = &mut journal {
             journal.load(&bans);
-            lock(&bans.changes).kept = true;
+            bans.changes.begin();
             journal.rewrite(&bans);
         }
         let kept = Arc::clone(&bans);
@@ -81,8 +82,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        lock(&self.bans.changes).stop = true;
-        self.bans.changed.notify_one();
+        self.bans.changes.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -94,27 +94,13 @@ impl Drop for Keeper {
 fn keep(bans: &Bans, mut journal: Option<Journal>) {
     let mut next_shard = 0;
     loop {
-        let mut changes = lock(&bans.changes);
-        while changes.keys.is_empty() && !changes.all && !changes.stop {
-            let (woken, waited) =
-                bans.changed.wait_timeout(changes, SWEEP).unwrap_or_else(std::sync::PoisonError::into_inner);
-            changes = woken;
-            if waited.timed_out() && !bans.is_empty() {
-                drop(changes);
+        let Some(Batch { mut keys, all, stop }) = bans.changes.wait(SWEEP, SETTLE) else {
+            if !bans.is_empty() {
                 bans.sweep(next_shard..next_shard + SWEPT, bans.unix(clock::now()));
                 next_shard = (next_shard + SWEPT) % SHARDS;
-                changes = lock(&bans.changes);
             }
-        }
-        if !changes.stop {
-            changes = bans
-                .changed
-                .wait_timeout_while(changes, SETTLE, |changes| !changes.stop)
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .0;
-        }
-        let (mut keys, all, stop) = (std::mem::take(&mut changes.keys), std::mem::take(&mut changes.all), changes.stop);
-        drop(changes);
+            continue;
+        };
         if let Some(journal) = &mut journal {
             keys.sort_unstable();
             keys.dedup();
