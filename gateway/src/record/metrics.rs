@@ -17,9 +17,11 @@ use tidegate_model::desired::Generation;
 use tidegate_model::time::Timestamp;
 
 use super::cells::Level;
-use super::families::{self, Exposed, Table};
+use super::families;
 use super::handles::*;
 use super::process::Process;
+use super::shadows::*;
+use super::table::{Exposed, Family, Table};
 use crate::snapshot::Snapshot;
 
 /// The registry and all families. Clones share them.
@@ -254,7 +256,7 @@ impl Families {
 fn table<const N: usize, const G: usize>(
     registry: &Registry,
     labels: &'static [&'static str],
-    families: &'static [families::Family],
+    families: &'static [Family],
 ) -> Arc<Table<N, G>> {
     let table = Table::new(labels, families);
     registry.register(Box::new(Exposed(Arc::clone(&table)))).expect("family names are unique");

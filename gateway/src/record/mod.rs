@@ -11,14 +11,17 @@ mod handles;
 mod line;
 pub mod metrics;
 mod process;
+mod shadows;
+mod table;
 pub mod trace;
 
 pub use cells::{BOUNDS_NANOS, Level};
 pub use handles::{
-    ArmMetrics, EjectionCause, EndpointMetrics, LimitMetrics, LimitResult, Mismatch, RetryResult, RouteMetrics,
-    ServiceMetrics, ShadowDrop, ShadowMetrics, ShadowResult, ShedReason, TryResult, reason_label,
+    ArmMetrics, EjectionCause, EndpointMetrics, LimitMetrics, LimitResult, RetryResult, RouteMetrics, ServiceMetrics,
+    ShedReason, TryResult, reason_label,
 };
 pub use metrics::{Metrics, ReloadResult};
+pub use shadows::{Mismatch, ShadowDrop, ShadowMetrics, ShadowResult};
 
 #[cfg(test)]
 mod documented;
