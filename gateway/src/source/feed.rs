@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::history::{History, Kept, OpenError, Reason, Record};
+use super::seen::Seen;
 use super::watch::Watch;
 use super::{Apply, Hold, Outcome, ReloadRequest, Status, Verdict, files, rendered, state};
 use crate::record::{Metrics, ReloadResult};
@@ -44,16 +45,6 @@ pub struct First {
     pub desired: Arc<Desired>,
     /// Why it isn't the one on disk, if it isn't.
     pub fallback: Option<Vec<Diagnostic>>,
-}
-
-/// What was found on disk at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Seen {
-    /// [`files::digest`], or empty if the files couldn't be read.
-    sha256: String,
-    /// The files that it names, and [`files::fingerprint`] of them.
-    references: Vec<PathBuf>,
-    fingerprint: String,
 }
 
 impl Source {
@@ -381,18 +372,6 @@ impl Source {
             error!(generation = %record.generation, "generation is in force but couldn't be kept: {err}");
         }
         self.status.with(|status| status.unkept = kept.is_err());
-    }
-}
-
-impl Seen {
-    /// A text of which it isn't known yet what it refers to.
-    fn text(sha256: String) -> Self {
-        Self { sha256, references: Vec::new(), fingerprint: files::fingerprint(&[]) }
-    }
-
-    /// Whether what it refers to is as it was.
-    fn is_unchanged(&self) -> bool {
-        files::fingerprint(&self.references) == self.fingerprint
     }
 }
 

@@ -17,6 +17,7 @@
 mod feed;
 pub mod files;
 pub mod history;
+mod seen;
 pub mod state;
 pub mod watch;
 
