@@ -11,6 +11,7 @@
 mod acme;
 mod address;
 mod http;
+mod name;
 mod number;
 mod pattern;
 mod time;
@@ -22,14 +23,15 @@ pub use http::{
     ContentType, CookieName, ExpectStatus, FilePath, HeaderName, HeaderValue, Host, JsonPath, Method, Origin,
     RewritePath, TokenKey,
 };
+pub use name::{Name, Target};
 pub use number::{Percent, Port, Sample, Size, Whole};
 pub use pattern::{HostMatch, PathMatch, RegexText, Text};
 pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
     AccessLogTo, AcmeChallenge, BalanceBy, BodyOver, CapacityOf, ChallengeBy, ChallengeWhen, Class, CompareWhat,
-    Comparison, DotSegmentsWord, EscapedSlashesWord, Flag, MethodClass, Name, OverLimit, PriorityOf, Protocol,
-    RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, Target, TlsMin, UpstreamSpeaks, VerifyClient,
-    VersionNumber, WeightOf,
+    Comparison, DotSegmentsWord, EscapedSlashesWord, Flag, MethodClass, OverLimit, PriorityOf, Protocol,
+    RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, TlsMin, UpstreamSpeaks, VerifyClient, VersionNumber,
+    WeightOf,
 };
 
 use serde_json::{Value, json};
