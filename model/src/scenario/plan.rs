@@ -2,6 +2,8 @@
 //!
 //! A *flow* is what one simulated visitor does: one step, or several in turn with time to think between them. Each
 //! *arrival* begins a flow. With flows of one step, arrivals are requests.
+//!
+//! Its serialised form is what a coordinator sends to workers of the same version. It is no format for files.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,9 +11,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
+use serde::{Deserialize, Serialize};
 
 /// What a load test does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// What people call it, in the report's title.
     pub name: String,
@@ -34,7 +37,7 @@ pub struct Plan {
 }
 
 /// When flows begin.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Load {
     /// By a schedule that the target's slowness can't stretch (open model).
     Open {
@@ -63,7 +66,7 @@ pub enum Load {
 }
 
 /// An arrival as it was recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
     /// When it begins, from the start.
     pub at: Duration,
@@ -74,7 +77,7 @@ pub struct Arrival {
 }
 
 /// A stretch of time in which the rate goes evenly from one value to another.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// Its length.
     pub lasts: Duration,
@@ -85,7 +88,7 @@ pub struct Stage {
 }
 
 /// How arrivals lie within the rate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spacing {
     /// Evenly.
     #[default]
@@ -95,7 +98,7 @@ pub enum Spacing {
 }
 
 /// What one arrival does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Flow {
     /// Its name.
     pub name: String,
@@ -106,7 +109,7 @@ pub struct Flow {
 }
 
 /// One request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// Its name in the report; unique in the plan.
     pub name: String,
@@ -135,7 +138,7 @@ pub struct Step {
 }
 
 /// Scheme, host and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin {
     /// Whether it speaks TLS.
     pub tls: bool,
@@ -146,14 +149,14 @@ pub struct Origin {
 }
 
 /// Text with places that are filled anew for each request.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Template {
     /// In turn.
     pub pieces: Vec<Piece>,
 }
 
 /// A piece of a template.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Piece {
     /// As it stands.
     Text(String),
@@ -162,7 +165,7 @@ pub enum Piece {
 }
 
 /// What fills a place.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// The field of a feeder's row. A flow takes one row of each feeder that it names.
     Fed {
@@ -184,7 +187,7 @@ pub enum Value {
 }
 
 /// Rows that templates take values from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feeder {
     /// Its name.
     pub name: String,
@@ -199,7 +202,7 @@ pub struct Feeder {
 }
 
 /// The rows of a feeder, packed: a million short ones cost little more than their text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
     fields: usize,
     bytes: Vec<u8>,
@@ -249,7 +252,7 @@ impl Rows {
 }
 
 /// Which row of a feeder is next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// From the first to the last, and from the first again. Over all threads.
     #[default]
@@ -263,14 +266,14 @@ pub enum Order {
 }
 
 /// What an answer must be like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Check {
     /// Its status is one of these.
     Status(Vec<u16>),
     /// A header field is there and, where that is given, matches.
-    Header(String, Option<Regex>),
+    Header(String, #[serde(with = "pattern::optional")] Option<Regex>),
     /// The body (of which [`BODY_KEPT`] bytes are looked at) matches.
-    Body(Regex),
+    Body(#[serde(with = "pattern")] Regex),
     /// A JSON path (RFC 9535) finds something and, where that is given, its first hit as text is this.
     Json(String, Option<String>),
     /// The body has at most so many bytes.
@@ -281,7 +284,7 @@ pub enum Check {
 pub const BODY_KEPT: usize = 1 << 20;
 
 /// What is taken from an answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Take {
     /// The name that later templates use.
     pub name: String,
@@ -290,7 +293,7 @@ pub struct Take {
 }
 
 /// Where something is taken from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum From {
     /// The first hit of a JSON path (RFC 9535) in the body.
     Json(String),
@@ -299,11 +302,11 @@ pub enum From {
     /// The value of a cookie that the answer sets (`Set-Cookie`, RFC 6265 §4.1).
     Cookie(String),
     /// The first group of the first match in the body, or the whole match where there is no group.
-    Regex(Regex),
+    Regex(#[serde(with = "pattern")] Regex),
 }
 
 /// How long a visitor thinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Think {
     /// At least.
     pub least: Duration,
@@ -312,7 +315,7 @@ pub struct Think {
 }
 
 /// How requests are carried.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Client {
     /// The protocol.
     pub protocol: Protocol,
@@ -337,7 +340,7 @@ pub struct Client {
 }
 
 /// How requests are spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// HTTP/1.1.
     #[default]
@@ -347,7 +350,7 @@ pub enum Protocol {
 }
 
 /// What must hold at the end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
     /// As it was written: `item.p99 < 200ms`.
     pub text: String,
@@ -362,7 +365,7 @@ pub struct Threshold {
 }
 
 /// What a threshold or a stop looks at.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Measure {
     /// The response time at this quantile, from 0 to 1.
     Response(f64),
@@ -379,7 +382,7 @@ pub enum Measure {
 }
 
 /// How two numbers are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Comparison {
     /// Less.
     Less,
@@ -392,7 +395,7 @@ pub enum Comparison {
 }
 
 /// What ends a run early.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stop {
     /// What is looked at. Requests that are open for longer than a bound on time count as over it.
     pub when: Threshold,
@@ -401,7 +404,7 @@ pub struct Stop {
 }
 
 /// How requests are marked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The run's name in the mark: letters, digits, `-` and `_`, at most 64.
     pub run: String,
@@ -417,6 +420,11 @@ impl Plan {
             Load::Closed { lasts, .. } => *lasts,
             Load::Recorded { arrivals, .. } => arrivals.last().map(|arrival| arrival.at).unwrap_or_default(),
         }
+    }
+
+    /// Paths of the files that are read only when the run starts.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.client.ca.as_mut().into_iter().chain(self.mark.as_mut().map(|mark| &mut mark.key))
     }
 
     /// All steps of all flows, in the order in which the report lists them. The index of a step in a run is its place here.
@@ -437,7 +445,9 @@ impl Plan {
             };
             let name = match value {
                 Value::Fed { feeder, field } => match self.feeders.get(*feeder) {
-                    Some(feeder) => format!("{}.{}", feeder.name, feeder.fields.get(*field).map_or("?", String::as_str)),
+                    Some(feeder) => {
+                        format!("{}.{}", feeder.name, feeder.fields.get(*field).map_or("?", String::as_str))
+                    }
                     None => "?".into(),
                 },
                 Value::Taken(at) => {
@@ -529,5 +539,36 @@ mod tests {
 
         assert_eq!(read, [(&b"ann"[..], &b"1"[..]), (b"", b"2"), (b"cy", b"")]);
         assert_eq!((rows.value(3, 0), rows.value(0, 2)), (&b""[..], &b""[..]));
+    }
+}
+
+/// A regular expression as its text.
+mod pattern {
+    use regex::Regex;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(pattern: &Regex, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(pattern.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Regex, D::Error> {
+        Regex::new(&String::deserialize(from)?).map_err(Error::custom)
+    }
+
+    /// One that may be missing.
+    pub mod optional {
+        use serde::ser::Serialize as _;
+
+        use super::{Deserialize, Deserializer, Error, Regex, Serializer};
+
+        pub fn serialize<S: Serializer>(pattern: &Option<Regex>, to: S) -> Result<S::Ok, S::Error> {
+            pattern.as_ref().map(Regex::as_str).serialize(to)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Regex>, D::Error> {
+            let text = Option::<String>::deserialize(from)?;
+            text.map(|text| Regex::new(&text)).transpose().map_err(Error::custom)
+        }
     }
 }
