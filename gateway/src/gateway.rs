@@ -39,6 +39,7 @@ use crate::resolve::{self, Names};
 use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
 use crate::source::{ReloadRequest, Status};
+use crate::tls::ocsp::OcspKeeper;
 use crate::tls::{CertTable, Slots};
 use crate::upgrade::Sockets;
 use crate::{clock, health};
@@ -76,6 +77,7 @@ pub struct Gateway {
     shadows: Arc<Shadows>,
     bans: Keeper,
     acme: Acme,
+    ocsp: OcspKeeper,
     /// The admin socket of the gateway before, until the first configuration.
     inherited_admin: Option<(SocketAddr, TcpListener)>,
 }
@@ -113,6 +115,8 @@ impl Gateway {
         let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
         let acme_metrics = AcmeMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
         let acme = Acme::new(parts.control.clone(), acme_metrics);
+        let ocsp = OcspKeeper::start(&parts.control, parts.state.as_deref(), parts.metrics.registry())
+            .map_err(io::Error::other)?;
         let challenges = acme.challenges().clone();
         let shared = Arc::new(Shared {
             challenges: challenges.clone(),
@@ -141,6 +145,7 @@ impl Gateway {
             shadows,
             bans,
             acme,
+            ocsp,
             inherited_admin: None,
         })
     }
@@ -272,7 +277,9 @@ impl Gateway {
             warn!("{}", warning.render(Colour::Off).trim_end());
         }
         let from_files = ready.files.tls.certificates.iter().flatten().flat_map(CertTable::files).cloned().collect();
-        self.door.apply(desired, ready.files.tls, ready.doors);
+        let mut tls = ready.files.tls;
+        self.ocsp.apply(tls.certificates.iter_mut().flatten().flat_map(CertTable::take_stapled).collect());
+        self.door.apply(desired, tls, ready.doors);
         self.acme.apply(desired, &ready.slots, from_files);
         self.shadows.set_bytes(desired.bounds.shadow_bytes);
         if let Some(sink) = ready.log {

@@ -57,8 +57,12 @@ fn table(listener: &Listener, places: &Places, slots: &Slots, told: &mut Vec<Dia
     let place = |file: &Path| {
         tls.certificates.iter().enumerate().find_map(|(i, source)| {
             let CertificateSource::Files(files) = source else { return None };
-            let which = if files.cert == file { "cert" } else { "key" };
-            (files.cert == file || files.key == file)
+            let which = match file {
+                _ if files.cert == file => "cert",
+                _ if files.ocsp.as_deref() == Some(file) => "ocsp",
+                _ => "key",
+            };
+            (files.cert == file || files.key == file || files.ocsp.as_deref() == Some(file))
                 .then(|| places.of(&format!("listeners.{}.certificates.{i}.{which}", listener.name)))?
         })
     };

@@ -12,7 +12,7 @@ use crate::kit::{Gateway, curl, eventually};
 const HELLO: &str = "routes: [{name: all, match: {path: /**}, answer: {status: 200}}]\n";
 
 /// Runs `openssl s_client` towards the gateway, and returns all that it said.
-async fn s_client(gateway: &Gateway, arguments: &[&str]) -> String {
+pub async fn s_client(gateway: &Gateway, arguments: &[&str]) -> String {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &gateway.tls().to_string(), "-servername", HOST]).args(arguments);
     command.stdin(std::process::Stdio::null());

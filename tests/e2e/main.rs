@@ -15,4 +15,5 @@ mod handshakes;
 mod kit;
 mod protocols;
 mod quota;
+mod stapling;
 mod upstream;

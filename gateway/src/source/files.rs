@@ -111,7 +111,8 @@ pub fn references(desired: &Desired) -> Vec<PathBuf> {
         CertificateSource::Acme(_) => None,
     });
     let pairs = files.chain(upstreams.clone().filter_map(|tls| tls.client.as_ref()));
-    let mut paths: BTreeSet<PathBuf> = pairs.flat_map(|pair| [pair.cert.clone(), pair.key.clone()]).collect();
+    let mut paths: BTreeSet<PathBuf> =
+        pairs.flat_map(|pair| [pair.cert.clone(), pair.key.clone()].into_iter().chain(pair.ocsp.clone())).collect();
     paths.extend(upstreams.filter_map(|tls| tls.ca.clone()));
     paths.extend(lists::files(desired));
     paths.extend(desired.acme.as_ref().and_then(|acme| acme.ca.clone()));

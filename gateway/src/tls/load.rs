@@ -9,9 +9,11 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tidegate_model::desired::{AcmeNames, CertificateFiles, CertificateSource, ListenerTls};
+use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::config::provider;
+use super::ocsp::{self, Origin, Stapled};
 use super::{CertTable, FileFacts, Slot, Slots, TlsProblem, placeholder};
 
 /// Bytes of a certificate or key file. A larger one is refused: it is something else.
@@ -46,9 +48,40 @@ impl CertTable {
         };
         let facts = self.look_at(&files.cert, &chain[0]).map_err(|problem| vec![problem])?;
         let certified = certify(files, chain, key).map_err(|problem| vec![problem])?;
-        self.add(&facts.names, Arc::new(Slot::holding(certified)));
+        let from = self.responses(files, &certified.cert).map_err(|problem| vec![problem])?;
+        let slot = Arc::new(Slot::holding(certified));
+        self.stapled.push(Stapled { slot: Arc::clone(&slot), label: files.cert.display().to_string(), from });
+        self.add(&facts.names, slot);
         self.files.push(facts);
         Ok(())
+    }
+
+    /// Where the OCSP responses of a certificate come from. A file is read and checked; one that can't be stapled is left
+    /// alone, with a warning: clients do without a response sooner than without the gateway.
+    fn responses(&mut self, files: &CertificateFiles, chain: &[CertificateDer<'_>]) -> Result<Origin, TlsProblem> {
+        let Some(file) = &files.ocsp else {
+            let asked = chain.len() > 1 && ocsp::responder(&chain[0]).is_some();
+            if !asked && must_staple(&chain[0]) {
+                let what = "clients want an OCSP response with this certificate, and there is none";
+                let help =
+                    "name one with ocsp: FILE, or put the issuer into the chain so that its responder can be asked";
+                self.warnings.push(problem(&files.cert, what, help));
+            }
+            return Ok(Origin::Responder);
+        };
+        let der = read(file)?;
+        let [leaf, issuer, ..] = chain else {
+            let what = format!("it can't be checked: {} doesn't hold the issuer", files.cert.display());
+            return Err(problem(file, what, "put the issuer's certificate behind the leaf"));
+        };
+        let verified = ocsp::verify(&der, leaf, issuer, unix_now());
+        if let Err(why) = &verified {
+            let what = format!("the OCSP response can't be stapled: {why}");
+            let help = "fetch it again, as DER: `openssl ocsp -issuer CA -cert CERT -url URL -respout FILE`; the last good one \
+                        is stapled to its end";
+            self.warnings.push(problem(file, what, help));
+        }
+        Ok(Origin::File(verified.ok()))
     }
 
     /// A certificate that is ordered is found by the names it was ordered for.
@@ -60,6 +93,8 @@ impl CertTable {
                 vec![problem(first, format!("no placeholder can be made: {err}"), "is the name possible in DNS?")]
             })?)),
         };
+        let stapled = Stapled { slot: Arc::clone(&slot), label: names.0.join(", "), from: Origin::Responder };
+        self.stapled.push(stapled);
         self.add(&names.0, slot);
         Ok(())
     }
@@ -93,6 +128,17 @@ impl CertTable {
     }
 }
 
+/// Whether clients refuse a certificate without a response (RFC 7633, "must-staple").
+fn must_staple(leaf: &CertificateDer<'_>) -> bool {
+    const FEATURES: Oid<'_> = oid!(1.3.6.1.5.5.7.1.24);
+    /// `status_request`, as an integer in a sequence.
+    const STATUS_REQUEST: &[u8] = &[2, 1, 5];
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
+    leaf.extensions().iter().any(|extension| {
+        extension.oid == FEATURES && extension.value.windows(STATUS_REQUEST.len()).any(|part| part == STATUS_REQUEST)
+    })
+}
+
 /// The DNS names that a certificate is for, in lower case.
 fn alternative_names(leaf: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(san)) = leaf.subject_alternative_name() else { return Vec::new() };
@@ -123,7 +169,7 @@ pub(crate) fn certify_pem(file: &Path, pem: &[u8]) -> Result<(CertifiedKey, File
         not_after: leaf.validity().not_after.timestamp(),
     };
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|err| not_pem(file, &err))?;
-    let files = CertificateFiles { cert: file.to_owned(), key: file.to_owned() };
+    let files = CertificateFiles { cert: file.to_owned(), key: file.to_owned(), ocsp: None };
     Ok((certify(&files, chain, key)?, facts))
 }
 

@@ -18,6 +18,7 @@ mod front;
 mod identity;
 mod ja4;
 mod load;
+pub mod ocsp;
 mod placeholder;
 mod table;
 mod tickets;

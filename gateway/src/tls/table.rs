@@ -9,6 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::TlsProblem;
+use super::ocsp::Stapled;
 
 /// A place for one certificate. What stands in it may be exchanged for a renewed one while it is in force. Empty while
 /// there is none yet.
@@ -33,6 +34,12 @@ impl Slot {
     /// Shows `key` to the handshakes that begin from now on.
     pub fn put(&self, key: Arc<CertifiedKey>) {
         self.key.store(Some(key));
+    }
+
+    /// Shows `next` instead of `was`. Not where something else stands there by now: then nothing changes, and it is false.
+    pub fn exchange(&self, was: &Arc<CertifiedKey>, next: &Arc<CertifiedKey>) -> bool {
+        let before = self.key.compare_and_swap(&Some(Arc::clone(was)), Some(Arc::clone(next)));
+        before.as_ref().is_some_and(|before| Arc::ptr_eq(before, was))
     }
 
     /// What stands in it.
@@ -67,12 +74,19 @@ pub struct CertTable {
     pub(super) warnings: Vec<TlsProblem>,
     /// What was read from files.
     pub(super) files: Vec<FileFacts>,
+    /// Places of certificates that may get OCSP responses.
+    pub(super) stapled: Vec<Stapled>,
 }
 
 impl CertTable {
     /// Things to tell the operator that stop nothing: an expired or not yet valid certificate.
     pub fn warnings(&self) -> &[TlsProblem] {
         &self.warnings
+    }
+
+    /// Takes out the places of certificates that may get OCSP responses.
+    pub fn take_stapled(&mut self) -> Vec<Stapled> {
+        std::mem::take(&mut self.stapled)
     }
 
     /// What was read from files, in the order of the configuration.

@@ -8,7 +8,11 @@ use super::*;
 
 fn write(folder: &Path, stem: &str, params: CertificateParams, key: &KeyPair) -> CertificateFiles {
     let cert = params.self_signed(key).unwrap();
-    let files = CertificateFiles { cert: folder.join(format!("{stem}.crt")), key: folder.join(format!("{stem}.key")) };
+    let files = CertificateFiles {
+        cert: folder.join(format!("{stem}.crt")),
+        key: folder.join(format!("{stem}.key")),
+        ocsp: None,
+    };
     fs::write(&files.cert, cert.pem()).unwrap();
     fs::write(&files.key, key.serialize_pem()).unwrap();
     files
@@ -38,13 +42,13 @@ fn every_problem_is_reported_at_once_and_says_what_to_try() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (one, two) = (made(at, "one", &["one.test"]), made(at, "two", &["two.test"]));
-    let gone = CertificateFiles { cert: at.join("gone.crt"), key: at.join("gone.key") };
-    let swapped = CertificateFiles { cert: one.key.clone(), key: one.cert.clone() };
-    let mixed = CertificateFiles { cert: one.cert.clone(), key: two.key.clone() };
+    let gone = CertificateFiles { cert: at.join("gone.crt"), key: at.join("gone.key"), ocsp: None };
+    let swapped = CertificateFiles { cert: one.key.clone(), key: one.cert.clone(), ocsp: None };
+    let mixed = CertificateFiles { cert: one.cert.clone(), key: two.key.clone(), ocsp: None };
     fs::write(at.join("torn.crt"), "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
     fs::write(at.join("noise.crt"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-    let torn = CertificateFiles { cert: at.join("torn.crt"), key: two.key.clone() };
-    let noise = CertificateFiles { cert: at.join("noise.crt"), key: two.key.clone() };
+    let torn = CertificateFiles { cert: at.join("torn.crt"), key: two.key.clone(), ocsp: None };
+    let noise = CertificateFiles { cert: at.join("noise.crt"), key: two.key.clone(), ocsp: None };
 
     let problems = load(vec![one, gone, swapped, mixed, torn, noise, two]).unwrap_err();
 

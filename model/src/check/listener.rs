@@ -133,9 +133,14 @@ impl Checker<'_, '_> {
         let key = format!("listeners.{label}.certificates.{at}");
         let missing = match (&written.cert, &written.key, &written.acme) {
             (Some(cert), Some(private), None) => {
-                return Some(CertificateSource::Files(self.certificate_files(cert, private, &key)));
+                let ocsp = written.ocsp.as_ref().map(|ocsp| {
+                    self.places.push((format!("{key}.ocsp"), ocsp.span));
+                    self.resolve(&ocsp.value.0, ocsp.span)
+                });
+                let files = CertificateFiles { ocsp, ..self.certificate_files(cert, private, &key) };
+                return Some(CertificateSource::Files(files));
             }
-            (None, None, Some(names)) => {
+            (None, None, Some(names)) if written.ocsp.is_none() => {
                 self.places.push((format!("{key}.acme"), names.span));
                 return Some(CertificateSource::Acme(self.acme_names(label, names, acme, ordered)));
             }
@@ -169,6 +174,7 @@ impl Checker<'_, '_> {
         CertificateFiles {
             cert: self.resolve(&cert.value.0, cert.span),
             key: self.resolve(&private.value.0, private.span),
+            ocsp: None,
         }
     }
 

@@ -104,6 +104,8 @@ section! {
         pub cert: Option<At<FilePath>>,
         /// PEM file of the private key.
         pub key: Option<At<FilePath>>,
+        /// DER file of an OCSP response that is stapled. Left out: the responder that the certificate names is asked.
+        pub ocsp: Option<At<FilePath>>,
         /// Instead of files: names for which one certificate is ordered as `acme` at the top level says. At most 100.
         pub acme: Option<Many<At<CertName>>>,
     }

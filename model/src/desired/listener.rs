@@ -186,4 +186,6 @@ pub struct CertificateFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// An OCSP response for it, as DER. `None`: the responder that the certificate names is asked.
+    pub ocsp: Option<PathBuf>,
 }

@@ -24,12 +24,14 @@ pub struct Manner {
     pub bad_nonces: u32,
     /// Seconds that it sleeps at most before it asks; 0: it asks at once.
     pub sleeps: u32,
+    /// The OCSP responder that its certificates name; empty: none.
+    pub responder: String,
 }
 
 impl Manner {
     /// A well-behaved one that asks at these addresses.
     pub fn asking(http: SocketAddr, tls: SocketAddr) -> Self {
-        Self { http, tls, valid: 7_776_000, bad_nonces: 20, sleeps: 0 }
+        Self { http, tls, valid: 7_776_000, bad_nonces: 20, sleeps: 0, responder: String::new() }
     }
 }
 
@@ -71,7 +73,7 @@ impl Pebble {
             "privateKey": dir.join("pebble.key"),
             "httpPort": manner.http.port(),
             "tlsPort": manner.tls.port(),
-            "ocspResponderURL": "",
+            "ocspResponderURL": manner.responder,
             "externalAccountBindingRequired": false,
             "certificateValidityPeriod": manner.valid,
         }});
@@ -119,7 +121,12 @@ impl Pebble {
 
     /// What signs the certificates that it issues, as PEM.
     pub async fn root(&self) -> String {
-        let url = format!("https://{}/roots/0", self.management.address);
+        self.tells("roots/0").await
+    }
+
+    /// What it tells to whoever manages it: `intermediates/0`, `intermediate-keys/0`.
+    pub async fn tells(&self, what: &str) -> String {
+        let url = format!("https://{}/{what}", self.management.address);
         super::curl(&["--cacert", self.ca().to_str().unwrap(), &url]).await
     }
 

@@ -351,7 +351,11 @@ impl<S: Read + Write> Client<S> {
 /// Writes a fresh certificate for `names` and its key, and returns it.
 pub fn certificate(folder: &Path, stem: &str, names: &[&str]) -> (CertificateFiles, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-    let files = CertificateFiles { cert: folder.join(format!("{stem}.crt")), key: folder.join(format!("{stem}.key")) };
+    let files = CertificateFiles {
+        cert: folder.join(format!("{stem}.crt")),
+        key: folder.join(format!("{stem}.key")),
+        ocsp: None,
+    };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     (files, made.cert.der().clone())
