@@ -24,14 +24,12 @@ use super::handshake::handshake;
 use super::head::{Head, HeadLimits, HeadScanner};
 use super::listener::Terms;
 use super::metrics::{Handshake, Turned};
+use super::preface::{self, HTTP2_PREFACE};
 use super::proxy_header::{self, Proxied};
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::stream::DoorStream;
 use crate::decide::Connection;
-
-/// The client's half of the HTTP/2 preface (RFC 9113 §3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of what we say on a socket that should speak TLS and doesn't, and how long we try.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -142,7 +140,10 @@ async fn proxy_header(socket: &mut Socket) -> Result<Proxied, ()> {
 /// Answers a request that broke a rule, and closes so that the client can read the answer.
 pub(super) async fn refuse(stream: &mut DoorStream, refusal: Refusal) {
     let say = async {
-        let _ = stream.write_all(refusal.answer().as_bytes()).await;
+        let _ = match refusal {
+            Refusal::Preface => stream.write_all(preface::BROKEN_PREFACE).await,
+            _ => stream.write_all(refusal.answer().as_bytes()).await,
+        };
         let _ = stream.flush().await;
     };
     let _ = timeout(LAST_WORDS, say).await;
@@ -204,12 +205,15 @@ impl Visit {
         if decided? {
             return Some(true);
         }
-        if !self.terms.http1 {
-            self.terms.metrics.refused(Refusal::OnlyHttp2);
-            refuse(stream, Refusal::OnlyHttp2).await;
-            return None;
-        }
-        Some(false)
+        let refusal = match self.terms.http1 {
+            _ if preface::is_broken(stream.ahead()) => Refusal::Preface,
+            false if preface::is_http1(stream.ahead()) => Refusal::OnlyHttp2,
+            false => Refusal::Preface,
+            true => return Some(false),
+        };
+        self.terms.metrics.refused(refusal);
+        refuse(stream, refusal).await;
+        None
     }
 
     async fn http1(&mut self, mut stream: Box<DoorStream>) {
@@ -219,6 +223,9 @@ impl Visit {
                 Next::Request(head) => head,
                 Next::Over => return stream.close().await,
                 Next::Refused(refusal) => {
+                    let guessed = served == 0 && self.terms.http2 && self.connection.tls.is_none();
+                    let broken = guessed && preface::is_broken(stream.ahead());
+                    let refusal = if broken { Refusal::Preface } else { refusal };
                     self.terms.metrics.refused(refusal);
                     return refuse(&mut stream, refusal).await;
                 }

@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod names;
 mod outgoing;
 pub mod pace;
+mod preface;
 pub mod proxy_header;
 pub mod pulse;
 pub mod refusal;

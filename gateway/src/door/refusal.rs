@@ -62,11 +62,13 @@ pub enum Refusal {
     PlainOnTls,
     /// HTTP/1 on a listener that speaks only HTTP/2.
     OnlyHttp2,
+    /// A broken preface of HTTP/2 on a plain listener. It is told by frames, not by this answer.
+    Preface,
 }
 
 impl Refusal {
     /// All of them, for metrics.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::RequestLine,
         Self::Method,
         Self::LongMethod,
@@ -95,6 +97,7 @@ impl Refusal {
         Self::SlowRead,
         Self::PlainOnTls,
         Self::OnlyHttp2,
+        Self::Preface,
     ];
 
     /// The metric label.
@@ -128,6 +131,7 @@ impl Refusal {
             Self::SlowRead => "slow_read",
             Self::PlainOnTls => "plain_on_tls",
             Self::OnlyHttp2 => "only_http2",
+            Self::Preface => "http2_preface",
         }
     }
 
@@ -180,6 +184,7 @@ impl Refusal {
             Self::SlowRead => "The answer is taken too slowly.",
             Self::PlainOnTls => "This port speaks TLS: use https.",
             Self::OnlyHttp2 => "This port speaks only HTTP/2.",
+            Self::Preface => "The HTTP/2 preface is malformed.",
         }
     }
 

@@ -116,6 +116,35 @@ fn a_listener_without_http2_refuses_its_preface_and_one_without_http1_its_reques
 }
 
 #[test]
+fn a_broken_preface_is_answered_by_goaway_and_what_may_be_meant_as_http1_by_400() {
+    const GOAWAY: &str = "\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    let (both, only2) = (rig(vec![listener()]), rig(vec![Listener { http1: false, ..listener() }]));
+    for broken in ["INVALID CONNECTION PREFACE\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
+        for rig in [&both, &only2] {
+            let mut client = rig.connect();
+
+            client.send(broken);
+
+            client.expect(GOAWAY);
+            client.expect_end();
+        }
+    }
+    for bad in ["GET A B\r\n\r\n", "FROB /a JUNK\r\n\r\n", "HELLO WORLD\r\n\r\n"] {
+        let mut client = both.connect();
+
+        client.send(bad);
+
+        assert_eq!(client.answer().unwrap().status, 400, "{bad:?}");
+    }
+    let mut late = both.connect();
+    late.get("/");
+    late.send("INVALID CONNECTION PREFACE\r\n\r\n");
+    assert_eq!(late.answer().unwrap().status, 400);
+    assert_eq!((both.refused("http2_preface"), both.refused("request_line")), (2, 4));
+    assert_eq!(only2.refused("http2_preface"), 2);
+}
+
+#[test]
 fn certificates_are_chosen_by_name_exact_before_wildcard_before_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let (default, default_der) = certificate(folder.path(), "default", &["default.test"]);
