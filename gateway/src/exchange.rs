@@ -3,14 +3,15 @@
 //! The steps that every carrier takes stand here, so that both take the same ones; carriers only move bytes:
 //!
 //! ```text
-//! decide → (next_try → connect_failed | try_failed | answer_began)* → finish::write_down
+//! decide → (next_try → connect_failed | try_failed | answer_began [→ answer_broke])* → ended → finish::write_down
 //! ```
 //!
 //! # Invariants
 //!
 //! - It sees one snapshot, retries included.
 //! - It is decided once, whichever carriers it passes through.
-//! - Each try is judged once.
+//! - Each try is judged once: a 5xx at its head, any other answer when its body is over, so that one that breaks off is no
+//!   success.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -185,10 +186,15 @@ impl Exchange {
             endpoint.observe_latency(first_byte.as_nanos() as u64, now);
             endpoint.metrics.first_byte(first_byte);
         }
-        self.judge(if status >= 500 { TryResult::ServerError } else { TryResult::Ok }, now);
         let Some(plan) = self.plan.as_deref() else { return false };
         let unwanted = self.service(plan).spec.retry.on_status.contains(&status);
-        if unwanted && repeatable && self.may_try_again(plan, now) {
+        let again = unwanted && repeatable && self.may_try_again(plan, now);
+        if status >= 500 {
+            self.judge(TryResult::ServerError, now);
+        } else if again || status == 101 {
+            self.judge(TryResult::Ok, now); // A conversation's end says nothing about the endpoint.
+        }
+        if again {
             return true;
         }
         self.first_byte = Some(first_byte);
@@ -197,6 +203,13 @@ impl Exchange {
             plan.seat.answered(status, first_byte, now);
         }
         false
+    }
+
+    /// The endpoint broke off in the middle of its answer's body, or fell silent there (`late`).
+    pub fn answer_broke(&mut self, late: bool, now: Timestamp) {
+        if self.first_byte.is_some() && self.result.is_none() {
+            self.judge(if late { TryResult::Timeout } else { TryResult::Reset }, now);
+        }
     }
 
     /// No connection could be made. Tells whether to try again: nothing was sent, so any method may be.
@@ -323,10 +336,12 @@ impl Exchange {
         }
     }
 
-    /// The exchange is over. A try that came to nothing says that the client left.
+    /// The exchange is over. An answer that didn't break is a success, also where the client left in the midst of it; a
+    /// try that came to nothing says that the client left.
     pub fn ended(&mut self, now: Timestamp) {
         if self.in_flight.is_some() && self.result.is_none() {
-            self.judge(TryResult::Abandoned, now);
+            let answered = self.first_byte.is_some();
+            self.judge(if answered { TryResult::Ok } else { TryResult::Abandoned }, now);
         }
     }
 

@@ -298,8 +298,15 @@ impl ProxyHttp for Proxy {
             return error; // Already judged, and allowed.
         }
         error.set_retry(false);
-        if *error.esource() != ErrorSource::Upstream || exchange.first_byte.is_some() {
-            return error; // The client's doing, or too late to try again.
+        if *error.esource() != ErrorSource::Upstream {
+            return error; // The client's doing.
+        }
+        if exchange.first_byte.is_some() {
+            // Too late to try again. That all the time is up may be the client's doing, who takes slowly.
+            if !exchange.is_late() {
+                exchange.answer_broke(*error.etype() == ErrorType::ReadTimedout, clock::now());
+            }
+            return error;
         }
         if exchange.deadline.as_ref().is_some_and(|deadline| deadline.client_was_slow()) {
             exchange.reason = Some(Reason::ClientLate);

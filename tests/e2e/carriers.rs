@@ -334,3 +334,36 @@ async fn a_slow_endpoint_and_a_client_that_left_are_told_apart() {
     assert_eq!(get(rig.gateway.web(), "/a").await.unwrap().status, 200);
     assert_eq!(raw(rig.gateway.web(), "GET /fixed HTTP/1.0\r\n\r\n").await.unwrap().get(9..12), Some("200"));
 }
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_counts_against_its_endpoint_through_both_carriers() {
+    const TORN: &[&[u8]] = &[
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ];
+    const IN_A_ROW: usize = 3;
+    let config = "
+services:
+  app: {endpoints: [\"$torn\", \"$whole\"], balance: round_robin, eject: {consecutive_5xx: 3, for: 1h}}
+routes: [{name: all, match: {path: /**}, to: app}]
+";
+    for carrier in ["express", "pingora"] {
+        for bytes in TORN {
+            let (torn, whole) = (Origin::start("torn").await, Origin::start("whole").await);
+            torn.set(Mood::Bytes(bytes));
+            let mut gateway = Gateway::prepare(config, &[("torn", &torn), ("whole", &whole)]);
+            gateway.environment.push(("TIDEGATE_CARRIER".into(), carrier.into()));
+            gateway.spawn();
+            gateway.until_ready().await;
+
+            let mut cut = 0;
+            for _ in 0..30 {
+                let said = raw_bytes(gateway.web(), b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+                cut += usize::from(!String::from_utf8_lossy(&said).contains("whole /"));
+            }
+
+            assert_eq!(cut, IN_A_ROW, "{carrier}: {}", String::from_utf8_lossy(bytes));
+            assert_eq!(gateway.metric("tidegate_ejections_total", &[]).await, 1.0, "{carrier}");
+        }
+    }
+}

@@ -337,11 +337,20 @@ impl<'a> Flow<'a> {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Some((at, end)) = self.deadline() else { return Poll::Pending };
-        self.conn.alarm.poll(cx, at).map(|()| end)
+        let passed = self.conn.alarm.poll(cx, at);
+        // Where neither waits for the client's body nor for its taking the answer, it is the endpoint that is silent.
+        if passed.is_ready() && self.begun() && self.answer_since.is_some() && self.client_since.is_none() {
+            self.exchange.answer_broke(true, clock::now());
+        }
+        passed.map(|()| end)
     }
 
-    fn broke(&self) -> End {
-        if self.begun() { End::Gone } else { End::Broke { late: false, silent: !self.heard } }
+    fn broke(&mut self) -> End {
+        if !self.begun() {
+            return End::Broke { late: false, silent: !self.heard };
+        }
+        self.exchange.answer_broke(false, clock::now());
+        End::Gone
     }
 
     fn fail(&self, failure: Failure) -> End {

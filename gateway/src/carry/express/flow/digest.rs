@@ -46,7 +46,10 @@ impl Flow<'_> {
                     *sent += data.len() as u64;
                 });
                 let done = chunks.is_done();
-                let Ok(read) = read else { return Err(self.fail(Failure::Endpoint)) };
+                let Ok(read) = read else {
+                    self.exchange.answer_broke(false, clock::now());
+                    return Err(self.fail(Failure::Endpoint));
+                };
                 buffer.consume(read);
                 if done {
                     self.conn.down.extend_from_slice(LAST_CHUNK);
