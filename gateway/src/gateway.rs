@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_model::check::Places;
-use tidegate_model::desired::Desired;
+use tidegate_model::desired::{Desired, Generation};
 use tidegate_model::diagnostic::{Colour, Diagnostic};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -31,6 +31,7 @@ use crate::guard::crowd::{self, Crowd};
 use crate::guard::lists::Lists;
 use crate::guard::pulse;
 use crate::guard::quota::{self, QuotaMetrics};
+use crate::guard::shelf::Shelf;
 use crate::material::{self, Files};
 use crate::proxy::Shared;
 use crate::record::Metrics;
@@ -78,6 +79,7 @@ pub struct Gateway {
     bans: Keeper,
     acme: Acme,
     ocsp: OcspKeeper,
+    shelf: Shelf,
     /// The admin socket of the gateway before, until the first configuration.
     inherited_admin: Option<(SocketAddr, TcpListener)>,
 }
@@ -117,6 +119,7 @@ impl Gateway {
         let acme = Acme::new(parts.control.clone(), acme_metrics);
         let ocsp = OcspKeeper::start(&parts.control, parts.state.as_deref(), parts.metrics.registry())
             .map_err(io::Error::other)?;
+        let shelf = Shelf::new(parts.state.as_deref(), parts.metrics.registry()).map_err(io::Error::other)?;
         let challenges = acme.challenges().clone();
         let shared = Arc::new(Shared {
             challenges: challenges.clone(),
@@ -146,6 +149,7 @@ impl Gateway {
             bans,
             acme,
             ocsp,
+            shelf,
             inherited_admin: None,
         })
     }
@@ -184,6 +188,7 @@ impl Gateway {
         let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);
         self.publisher.publish(next);
         self.show(desired, ready);
+        self.shelf.keep(&self.material.lists);
         Ok(())
     }
 
@@ -231,7 +236,11 @@ impl Gateway {
         let mut problems = Vec::new();
         let slots = self.acme.slots(desired);
         let files = material::read(desired, places, &slots).map_err(|told| problems.extend(told)).ok();
-        let lists = Lists::read(desired, places, &self.material.lists).map_err(|told| problems.extend(told)).ok();
+        // A change that names a broken list is refused; a start isn't, as long as there is a good state of it.
+        let shelf = (self.publisher.current().generation() == Generation::default()).then_some(&self.shelf);
+        let lists = Lists::read_or_kept(desired, places, &self.material.lists, shelf)
+            .map_err(|told| problems.extend(told))
+            .ok();
         let doors = self
             .door
             .bind(&desired.listeners)

@@ -166,3 +166,33 @@ routes: [{name: all, limits: program, answer: {status: 200, body: hi}}]
 
     assert_eq!(seen, [200, 200, 429]);
 }
+
+#[tokio::test]
+async fn a_gateway_starts_while_a_list_is_broken_with_its_last_good_state_until_it_is_good_again() {
+    let config = "
+access: {deny_files: [$dir/bad.txt]}
+routes: [{name: all, match: {path: /**}, answer: {status: 200}}]
+";
+    let mut gateway = Gateway::prepare(config, &[]);
+    let list = gateway.dir().join("bad.txt");
+    let is_denied = |web| async move { client::get(web, "/").await.unwrap().status == 403 };
+    std::fs::write(&list, "127.0.0.0/8\n").unwrap();
+    gateway.spawn();
+    gateway.until_ready().await;
+    gateway.signal("TERM");
+    gateway.until_ended().await;
+
+    std::fs::write(&list, "127.0.0.300\n").unwrap();
+    gateway.spawn();
+    gateway.until_ready().await;
+    let broken = (is_denied(gateway.web()).await, gateway.metric("tidegate_lists_stale", &[]).await);
+    let told = gateway.log().contains("its last good state is in force") && gateway.log().contains("bad.txt:1:1");
+    std::fs::write(&list, "192.0.2.7\n").unwrap();
+    let web = gateway.web();
+    crate::kit::eventually("the list is good again", || async move { !is_denied(web).await }).await;
+
+    assert_eq!(broken, (true, 1.0));
+    assert!(told, "{}", gateway.log());
+    assert_eq!(gateway.metric("tidegate_lists_stale", &[]).await, 0.0);
+    gateway.assert_unharmed();
+}

@@ -3,6 +3,7 @@
 //! # Invariants
 //!
 //! - A list is taken over whole or not at all: with a bad line the change is refused, and the last good one stays.
+//! - While a gateway starts, the last good state of a broken file takes its place, loudly: `shelf` has kept it.
 //! - Files are read while a configuration is got ready, never on the path of a request. One whose inode, size and times
 //!   are as they were isn't read again.
 
@@ -18,10 +19,11 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tidegate_model::check::Places;
 use tidegate_model::desired::{Access, Desired};
-use tidegate_model::diagnostic::{Diagnostic, EXCERPT_MAX, Place};
+use tidegate_model::diagnostic::{Colour, Diagnostic, EXCERPT_MAX, Place};
 use tidegate_model::literal::{Literal as _, Network};
-use tracing::info;
+use tracing::{error, info};
 
+use super::shelf::Shelf;
 use crate::decide::nets::{Builder, NetSet};
 
 /// Bytes of a line. Beyond it the line is bad.
@@ -39,12 +41,13 @@ pub struct Lists(HashMap<PathBuf, List>);
 
 #[derive(Clone, Debug)]
 struct List {
-    stamp: Stamp,
+    /// The state of the file that was read; `None` where an earlier one had to do.
+    stamp: Option<Stamp>,
     set: Arc<NetSet>,
 }
 
 /// What tells two states of a file apart without reading it: device, inode, size, and when content and inode changed.
-type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
+pub type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Lists {
     /// The set in `file`; empty where it wasn't read.
@@ -58,22 +61,69 @@ impl Lists {
     ///
     /// A diagnostic for each file that can't be read, and for its bad lines.
     pub fn read(desired: &Desired, places: &Places, known: &Self) -> Result<Self, Vec<Diagnostic>> {
+        Self::read_or_kept(desired, places, known, None)
+    }
+
+    /// The same, for a gateway that starts: where a file can't be used, its copy on the `shelf` is. A list that `known` has
+    /// from there stays until its file is good again.
+    ///
+    /// # Errors
+    ///
+    /// The same, for files that there is no good copy of.
+    pub fn read_or_kept(
+        desired: &Desired,
+        places: &Places,
+        known: &Self,
+        shelf: Option<&Shelf>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         let (mut lists, mut problems) = (Self::default(), Vec::new());
         for (file, key) in named(desired) {
             if lists.0.contains_key(&file) {
                 continue;
             }
-            match load(&file, known.0.get(&file)) {
-                Ok(list) => drop(lists.0.insert(file, list)),
-                Err(Bad::Unreadable(err)) => problems.push(
+            let known = known.0.get(&file);
+            let told = match load(&file, known) {
+                Ok(list) => {
+                    lists.0.insert(file, list);
+                    continue;
+                }
+                Err(Bad::Unreadable(err)) => vec![
                     Diagnostic::error("unusable-list", format!("{} can't be read", file.display()))
                         .maybe_at(places.of(&key), err.to_string())
                         .help("check the path and its permissions; an empty file is a list too"),
-                ),
-                Err(Bad::Lines(lines)) => problems.extend(lines),
+                ],
+                Err(Bad::Lines(lines)) => lines,
+            };
+            let stale = known.filter(|known| known.stamp.is_none()).cloned();
+            let kept = stale.or_else(|| {
+                let list = load(&shelf?.copy_of(&file)?, None).ok()?;
+                Some(List { stamp: None, ..list })
+            });
+            match kept {
+                Some(list) => {
+                    let told: String = told.iter().map(|problem| problem.render(Colour::Off)).collect();
+                    error!(file = %file.display(), "list can't be used: its last good state is in force\n{}", told.trim_end());
+                    lists.0.insert(file, list);
+                }
+                None => problems.extend(told),
             }
         }
         if problems.is_empty() { Ok(lists) } else { Err(problems) }
+    }
+
+    /// The files that lists were taken from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.keys().map(PathBuf::as_path)
+    }
+
+    /// The files whose present state is in force, with that.
+    pub fn fresh(&self) -> impl Iterator<Item = (&Path, Stamp)> {
+        self.0.iter().filter_map(|(file, list)| Some((file.as_path(), list.stamp?)))
+    }
+
+    /// How many files have an earlier state in force.
+    pub fn stale(&self) -> usize {
+        self.0.values().filter(|list| list.stamp.is_none()).count()
     }
 }
 
@@ -112,15 +162,16 @@ fn load(path: &Path, known: Option<&List>) -> Result<List, Bad> {
     let file = File::open(path).map_err(Bad::Unreadable)?;
     // Of the open file, and before it is read: whatever is written meanwhile is a change.
     let stamp = stamp(&file.metadata().map_err(Bad::Unreadable)?);
-    if let Some(known) = known.filter(|known| known.stamp == stamp) {
+    if let Some(known) = known.filter(|known| known.stamp == Some(stamp)) {
         return Ok(known.clone());
     }
     let set = parse(path, BufReader::with_capacity(1 << 16, file))?;
     info!(file = %path.display(), ranges = set.ranges(), bytes = set.bytes(), took = ?began.elapsed(), "list of networks read");
-    Ok(List { stamp, set: Arc::new(set) })
+    Ok(List { stamp: Some(stamp), set: Arc::new(set) })
 }
 
-fn stamp(meta: &fs::Metadata) -> Stamp {
+/// What tells this state of a file.
+pub fn stamp(meta: &fs::Metadata) -> Stamp {
     (meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()))
 }
 
@@ -258,6 +309,34 @@ mod tests {
 
         assert!(Arc::ptr_eq(&first.of(&file), &again.of(&file)));
         assert!(changed.of(&file).contains("192.0.2.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_kept_list_takes_the_place_of_a_broken_file_until_that_is_good_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bad.txt");
+        let shelf = Shelf::new(Some(folder.path()), &prometheus::Registry::new()).unwrap();
+        let start = || Lists::read_or_kept(&desired(&file), &Places::default(), &Lists::default(), Some(&shelf));
+        fs::write(&file, "192.0.2.7\n").unwrap();
+        shelf.keep(&start().unwrap());
+
+        fs::write(&file, "192.0.2.8\nnonsense\n").unwrap();
+        let broken = start().unwrap();
+        shelf.keep(&broken); // A copy isn't replaced by what is broken.
+        fs::remove_file(&file).unwrap();
+        let gone = start().unwrap();
+        let running = read(&file, &broken).unwrap();
+        fs::write(&file, "192.0.2.9\n").unwrap();
+        let good = read(&file, &running).unwrap();
+
+        for kept in [&broken, &gone, &running] {
+            assert!(kept.of(&file).contains("192.0.2.7".parse().unwrap()));
+            assert_eq!(kept.stale(), 1);
+        }
+        assert!(good.of(&file).contains("192.0.2.9".parse().unwrap()));
+        assert_eq!(good.stale(), 0);
+        fs::write(&file, "nonsense\n").unwrap();
+        assert!(read(&file, &good).is_err(), "a running gateway refuses it");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod known;
 pub mod lists;
 pub mod pulse;
 pub mod quota;
+pub mod shelf;
 pub mod token;
 pub mod visitor;
 
