@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::kit::ports::{self, Port};
 use crate::kit::{Client, Gateway, client, eventually};
@@ -45,6 +47,12 @@ impl Redis {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Lets it hang: it takes connections and bytes, and says nothing more. Or, with CONT, lets it go on.
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     fn restart(&mut self) {
@@ -114,57 +122,103 @@ async fn two_gateways_give_out_one_quota_together() {
     assert!(first + second + third <= BURST + BURST / 2, "beyond it at most what one gave out unheard");
 }
 
-#[tokio::test]
-async fn no_request_waits_for_a_redis_that_dies_and_the_quota_is_common_again_when_it_is_back() {
-    let mut redis = Redis::start();
-    let [one, other] = two(&redis).await;
-    let clients = [Client::h1(one.web()).await.unwrap(), Client::h1(other.web()).await.unwrap()];
-    let stop = tokio::sync::watch::channel(false);
-    let load: Vec<_> = clients
-        .into_iter()
-        .map(|mut client| {
-            let stop = stop.1.clone();
-            tokio::spawn(async move {
-                let (mut times, mut n) = (Vec::new(), 0_u64);
-                while !*stop.borrow() {
-                    n += 1;
+/// Requests without a pause, each with a key of its own, until told to stop.
+struct Load {
+    stop: watch::Sender<bool>,
+    clients: Vec<JoinHandle<Vec<(Instant, Duration)>>>,
+}
+
+impl Load {
+    async fn start(gateways: &[Gateway]) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut clients = Vec::new();
+        for gateway in gateways {
+            let (mut client, stopped) = (Client::h1(gateway.web()).await.unwrap(), stopped.clone());
+            clients.push(tokio::spawn(async move {
+                let mut times = Vec::new();
+                while !*stopped.borrow() {
                     let began = Instant::now();
-                    assert_eq!(ask(&mut client, &format!("load-{n}")).await, 200);
-                    times.push(began.elapsed());
+                    assert_eq!(ask(&mut client, &format!("load-{}", times.len())).await, 200);
+                    times.push((began, began.elapsed()));
                 }
                 times
-            })
-        })
-        .collect();
+            }));
+        }
+        Self { stop, clients }
+    }
 
-    redis.kill();
-    for gateway in [&one, &other] {
+    /// When each request began, and how long it took.
+    async fn stop(self) -> Vec<(Instant, Duration)> {
+        self.stop.send_replace(true);
+        let mut times = Vec::new();
+        for client in self.clients {
+            times.extend(client.await.unwrap());
+        }
+        times
+    }
+}
+
+async fn until_noticed(gateways: &[Gateway]) {
+    for gateway in gateways {
         eventually("the loss is noticed", || async { gateway.metric("tidegate_quota_redis_up", &[]).await == 0.0 })
             .await;
     }
-    let alone = [passes(&one, "k", BURST + 20).await, passes(&other, "k", BURST + 20).await];
-    redis.restart();
-    for gateway in [&one, &other] {
+}
+
+#[tokio::test]
+async fn no_request_waits_for_a_redis_that_hangs() {
+    let redis = Redis::start();
+    let gateways = two(&redis).await;
+    let exchanges = ["result=\"ok\""];
+    let load = Load::start(&gateways).await;
+    let told = gateways[0].metric("tidegate_quota_exchanges_total", &exchanges).await;
+    gateways[0].until_metric("tidegate_quota_exchanges_total", &exchanges, told + 20.0).await;
+
+    let hung_at = Instant::now();
+    redis.signal("STOP");
+    until_noticed(&gateways).await;
+    let noticed_at = Instant::now();
+    redis.signal("CONT");
+    for gateway in &gateways {
         gateway.until_metric("tidegate_quota_redis_up", &[], 1.0).await;
     }
-    told(&one).await;
-    told(&other).await;
-    let afterwards = passes(&one, "k", 10).await + passes(&other, "k", 10).await;
-    stop.0.send_replace(true);
-    let mut times: Vec<Duration> = Vec::new();
-    for load in load {
-        times.extend(load.await.unwrap());
-    }
+    let times = load.stop().await;
 
-    times.sort_unstable();
-    let (middle, slowest) = (times[times.len() / 2], times[times.len() - 1]);
-    println!(
-        "alone each gave out {alone:?} of {BURST}; {} requests, median {middle:?}, slowest {slowest:?}",
-        times.len()
-    );
-    assert_eq!(alone, [BURST, BURST], "the whole quota each, and not more");
+    let slowest = |times: &mut dyn Iterator<Item = &(Instant, Duration)>| times.map(|(_, took)| *took).max().unwrap();
+    let quiet = slowest(&mut times.iter().filter(|(began, took)| *began + *took < hung_at));
+    let during: Vec<_> = times.iter().filter(|(began, _)| (hung_at..noticed_at).contains(began)).copied().collect();
+    let (hung, away) = (noticed_at - hung_at, slowest(&mut during.iter()));
+    println!("redis hung for {hung:?}: {} requests, slowest {away:?}, quiet {quiet:?}", during.len());
+    // Who waits for Redis waits for nearly as long as it takes to give it up.
+    assert!(away < (hung / 2).max(3 * quiet), "slowest {away:?} of {hung:?}, quiet {quiet:?}");
+    for gateway in &gateways {
+        assert_eq!(gateway.log().matches("redis is gone").count(), 1, "said once");
+    }
+}
+
+#[tokio::test]
+async fn without_redis_each_gateway_gives_out_the_quota_once_and_it_is_common_again_afterwards() {
+    let mut redis = Redis::start();
+    let gateways = two(&redis).await;
+    let [one, other] = &gateways;
+    let load = Load::start(&gateways).await;
+
+    redis.kill();
+    until_noticed(&gateways).await;
+    let alone = [passes(one, "k", BURST + 20).await, passes(other, "k", BURST + 20).await];
+    redis.restart();
+    for gateway in &gateways {
+        gateway.until_metric("tidegate_quota_redis_up", &[], 1.0).await;
+    }
+    told(one).await;
+    told(other).await;
+    let afterwards = passes(one, "k", 10).await + passes(other, "k", 10).await;
+    let asked = load.stop().await.len();
+
+    println!("alone each gave out {alone:?} of {BURST}, beside {asked} requests");
+    assert_eq!(alone, [BURST, BURST], "the whole quota each, so twice the quota together, and not more");
     assert_eq!(afterwards, 0, "what was given out meanwhile is told");
-    for gateway in [&one, &other] {
+    for gateway in &gateways {
         assert_eq!(gateway.log().matches("redis is gone").count(), 1, "said once");
     }
 }
