@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::kit::certs::Authority;
 use crate::kit::client::tls;
 use crate::kit::gateway::HOST;
-use crate::kit::{App, Client, Gateway, Origin, curl, request};
+use crate::kit::{App, Client, Gateway, Origin, PATIENCE, curl, request};
 
 const APP: &str = "
 services:
@@ -243,4 +243,29 @@ async fn a_client_that_trusts_somebody_else_is_refused_by_itself_and_the_next_on
 
     assert!(stranger.is_err());
     assert_eq!(friend.get(&format!("https://{HOST}/")).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn an_idle_http2_client_that_confirms_no_goaway_is_left() {
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    let config = "
+listeners: {web: {bind: \"$web\", timeouts: {idle: 200ms}}}
+routes: [{name: all, match: {path: /**}, answer: {status: 200}}]
+";
+    let mut gateway = Gateway::start(config, &[]).await;
+    let mut client = TcpStream::connect(gateway.web()).await.unwrap();
+    client.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", SETTINGS].concat()).await.unwrap();
+
+    let mut said = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, client.read_to_end(&mut said)).await;
+
+    assert!(ended.is_ok(), "still open; it said {said:?}");
+    let mut types = Vec::new();
+    let mut rest = &said[..];
+    while let [a, b, c, kind, _, _, _, _, _, behind @ ..] = rest {
+        types.push(*kind);
+        rest = &behind[usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c)..];
+    }
+    assert!(types.contains(&7), "no GOAWAY among frames of types {types:?}");
+    gateway.assert_unharmed();
 }
