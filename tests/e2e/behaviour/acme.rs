@@ -206,7 +206,7 @@ async fn a_refusal_is_told_in_the_authoritys_words_with_what_to_try_and_a_comman
 
 /// Runs `tidegate certs`: its exit code, and what it printed.
 fn certs(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+    let output = Command::new(crate::kit::binary())
         .args(["certs", "--admin", &gateway.admin().to_string()])
         .args(arguments)
         .output()

@@ -32,8 +32,8 @@ routes:
 /// A new version: the same binary in another place.
 fn new_version(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
-    let ours = env!("CARGO_BIN_EXE_tidegate");
-    if fs::hard_link(ours, &path).is_err() {
+    let ours = crate::kit::binary();
+    if fs::hard_link(&ours, &path).is_err() {
         fs::copy(ours, &path).unwrap();
     }
     path

@@ -75,7 +75,7 @@ impl Drop for App {
 }
 
 fn spawn(version: &str, address: SocketAddr) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+    Command::new(crate::kit::binary())
         .args(["--end-with-parent", "demo-app", "--record", "0", "--name", version, "--bind", &address.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -81,7 +81,7 @@ impl Gateway {
     pub fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let _ = self.child.wait();
-        self.child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        self.child = Command::new(crate::kit::binary())
             .args(["--end-with-parent", "gateway", "--config"])
             .arg(self.config())
             .arg("--state")
@@ -143,7 +143,7 @@ impl Gateway {
 
     /// `tidegate upgrade` to `binary`, not yet run.
     pub fn upgrade_command(&self, binary: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let mut command = Command::new(crate::kit::binary());
         command.args(["upgrade", "--config"]).arg(self.config()).arg("--state").arg(self.state());
         command.arg("--binary").arg(binary).args(arguments).stdin(Stdio::null());
         command

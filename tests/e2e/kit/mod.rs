@@ -20,6 +20,7 @@ pub use gateway::Gateway;
 pub use origin::{Mood, Origin};
 pub use pebble::{Manner, Pebble};
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long anything that is awaited may take.
@@ -36,6 +37,12 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
         assert!(Instant::now() < deadline, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// The binary that is tested: the one that was built with the tests, or another (a release build, say) that
+/// `TIDEGATE_BINARY` names.
+pub fn binary() -> PathBuf {
+    std::env::var_os("TIDEGATE_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
 }
 
 /// Whether a test runs at full size (`make bench`) or at the size that CI can afford.
