@@ -123,7 +123,7 @@ pub fn matching(bytes: &[u8]) -> u64 {
     let routes = &checked.desired.routes;
     let headers = HeaderMap::new();
     let query = (!query.is_empty()).then_some(query);
-    let head = Head { method: &Method::GET, host, path, query, headers: &headers, content_length: None };
+    let head = Head { method: &Method::GET, host, path, query, headers: &headers, content_length: None, dyed: None };
 
     let found = Router::build(routes).find(&head);
 

@@ -10,12 +10,13 @@ use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::json;
 use tidegate_gateway::decide::{Head, explain::explain};
+use tidegate_gateway::guard::dyed::Found;
 use tidegate_gateway::guard::lists::Lists;
-use tidegate_gateway::source;
+use tidegate_gateway::{material, source};
 use tidegate_model::desired::{Desired, Purpose, Shadow};
 use tidegate_model::target::{BadTarget, normalise};
 
-use crate::print;
+use crate::{mark, print};
 
 /// Tell which route and version would answer a request, and why
 ///
@@ -27,6 +28,7 @@ use crate::print;
 Examples:
   tidegate explain --config edge.yaml https://shop.example.com/cart
   tidegate explain --config edge.yaml -X POST -H 'cookie: uid=42' https://shop.example.com/login
+  tidegate explain --config edge.yaml --dyed spring-drill -X POST https://shop.example.com/orders
   tidegate explain --config edge.yaml --client 10.1.2.3 -H 'x-forwarded-for: 203.0.113.7' shop.example.com/")]
 pub struct Args {
     /// Configuration file, or a folder of *.yaml files
@@ -43,6 +45,9 @@ pub struct Args {
     /// The address that the connection comes from
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
+    /// Take the request for a dyed one of this run; else its x-pt header is verified
+    #[arg(long, value_name = "RUN")]
+    dyed: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -52,9 +57,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let read = source::load(&args.config).and_then(|checked| {
         let lists = Lists::read(&checked.desired, &checked.places, &Lists::default())?;
-        Ok((checked.desired, lists))
+        Ok((checked.desired, checked.places, lists))
     });
-    let (desired, lists) = match read {
+    let (desired, places, lists) = match read {
         Ok(read) => read,
         Err(problems) => {
             print::tell(&problems);
@@ -80,7 +85,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => (&*target, None),
     };
     let content_length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let head = Head { method: &args.method, host: &host, path, query, headers: &headers, content_length };
+    let (keys, mut problems) = (desired.dyed.as_ref(), Vec::new());
+    let keys = keys.map(|spec| material::dyed_keys(spec, &places, &mut problems));
+    if !problems.is_empty() {
+        print::tell(&problems);
+        return Ok(ExitCode::from(2));
+    }
+    let found = Found::read(&headers, &host, keys.as_ref(), mark::unix);
+    let dyed = args.dyed.as_deref().or(found.run());
+    let head = Head { method: &args.method, host: &host, path, query, headers: &headers, content_length, dyed };
 
     let peer = SocketAddr::new(args.client, 0);
     let explanation = explain(&desired, &lists, &head, peer, https, &mut rand::rng());
@@ -92,12 +105,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut report = serde_json::to_value(&explanation)?;
         report["shadows"] = json!(shadows);
+        if let Found::Refused { why, .. } = &found {
+            report["mark_refused"] = json!(why.label());
+        }
         report["redirect_listener"] = json!(redirect.map(|(name, _)| name));
         writeln!(out, "{report:#}")?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some((name, to)) = redirect {
         writeln!(out, "listener \"{name}\" sends everything on port {port} to https on port {to}; there:")?;
+    }
+    if let Found::Refused { why, .. } = &found {
+        writeln!(out, "its mark of dyed traffic is taken off: {why}")?;
     }
     write!(out, "{explanation}")?;
     if !shadows.is_empty() {

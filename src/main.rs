@@ -16,6 +16,7 @@ mod duration;
 mod explain;
 mod gateway;
 mod history;
+mod mark;
 mod print;
 mod reload;
 mod restore;
@@ -55,6 +56,7 @@ enum Command {
     Reload(reload::Args),
     Bans(bans::Args),
     Certs(certs::Args),
+    Mark(mark::Args),
     Upgrade(upgrade::Args),
     History(history::Args),
     Diff(diff::Args),
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Reload(args) => reload::run(args),
         Command::Bans(args) => bans::run(args),
         Command::Certs(args) => certs::run(args),
+        Command::Mark(args) => mark::run(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::History(args) => history::run(args),
         Command::Diff(args) => diff::run(args),

@@ -61,8 +61,15 @@ fn take(bencher: Bencher<'_, '_>, keys: u32) {
     let (limit, headers, turn) = (limit(), HeaderMap::new(), AtomicU32::new(0));
     bencher.bench(|| {
         let n = turn.fetch_add(1, Relaxed);
-        let head =
-            Head { method: &Method::GET, host: "", path: "/", query: None, headers: &headers, content_length: None };
+        let head = Head {
+            method: &Method::GET,
+            host: "",
+            path: "/",
+            query: None,
+            headers: &headers,
+            content_length: None,
+            dyed: None,
+        };
         let bucket = limit.bucket(&head, Network::of(address(n % keys), 64));
         limit.try_take(bucket, black_box(Timestamp::from_nanos(1_000_000_000 + u64::from(n) * 1_000)))
     });

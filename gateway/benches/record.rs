@@ -73,6 +73,7 @@ fn entry(took: Duration) -> Entry<'static> {
         user_agent: Some(b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
         referer: None,
         trace: None,
+        dyed: None,
         generation: Generation(7),
         tls: None,
     }

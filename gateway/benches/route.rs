@@ -101,7 +101,8 @@ fn look_up(bencher: Bencher<'_, '_>, routes: Vec<Route>, request: impl Fn(usize)
     bencher.bench_local(|| {
         turn = (turn + 1) % REQUESTS;
         let (host, path) = &requests[turn];
-        let head = Head { method: &Method::GET, host, path, query: None, headers: &headers, content_length: None };
+        let head =
+            Head { method: &Method::GET, host, path, query: None, headers: &headers, content_length: None, dyed: None };
         router.find(black_box(&head))
     });
 }
@@ -118,7 +119,15 @@ fn route(host: HostPattern, path: PathPattern) -> Route {
     let none = || Vec::new();
     Route {
         name: String::new(),
-        matches: Matches { hosts: vec![host], path, methods: none(), headers: vec![], query: vec![], cookies: vec![] },
+        matches: Matches {
+            hosts: vec![host],
+            path,
+            dyed: None,
+            methods: none(),
+            headers: vec![],
+            query: vec![],
+            cookies: vec![],
+        },
         action: Action::Answer(FixedAnswer { status: 200, content_type: String::new(), body: String::new() }),
         limits: Vec::new(),
         access: Default::default(),

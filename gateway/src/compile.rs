@@ -25,8 +25,10 @@ use crate::decide::split::Splitter;
 use crate::decide::{Entrance, RouteRules};
 use crate::endpoint::{Endpoint, EndpointId, Target};
 use crate::guard::Guard;
+use crate::guard::dyed;
 use crate::guard::gate::Gate;
 use crate::guard::lists::Lists;
+use crate::guard::slo::Slo;
 use crate::guard::token::Keys;
 use crate::health::RetryBudget;
 use crate::record::Metrics;
@@ -44,6 +46,8 @@ pub struct Material {
     pub lists: Lists,
     /// Signs what visitors carry, where the configuration names a secret. Else the guard's own does.
     pub keys: Option<Keys>,
+    /// Keys that marks of dyed traffic are signed with, where the configuration names any.
+    pub dyed: Option<dyed::Keys>,
     /// What is known about attackers and everybody else.
     pub guard: Arc<Guard>,
     /// Whom listeners ask for a certificate, by name of the listener.
@@ -57,7 +61,7 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .services
         .iter()
         .enumerate()
-        .map(|(index, spec)| service(index, spec, &before, material, metrics))
+        .map(|(index, spec)| service(index, spec, &desired, &before, material, metrics))
         .collect();
     let lists = &material.lists;
     let routes = desired.routes.iter().map(|spec| route(spec, &desired, &services, &before, lists, metrics)).collect();
@@ -75,11 +79,14 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         .collect();
     let keys = material.keys.as_ref().unwrap_or_else(|| material.guard.crowd.keys());
     Snapshot {
-        entrance: Entrance::new(&desired, &material.lists, Some(keys)).with_clients(material.clients.clone()),
+        entrance: Entrance::new(&desired, &material.lists, Some(keys))
+            .with_clients(material.clients.clone())
+            .with_dyed(material.dyed.clone()),
         router: Router::build(&desired.routes),
         routes,
         services,
         limits,
+        dyed_unrouted: desired.dyed.as_ref().map(|_| metrics.dyed_route("")),
         guard: Arc::clone(&material.guard),
         desired,
     }
@@ -109,15 +116,31 @@ impl<'a> Before<'a> {
     }
 }
 
-fn service(index: usize, spec: &Service, before: &Before<'_>, material: &Material, metrics: &Metrics) -> ServiceEntry {
+fn service(
+    index: usize,
+    spec: &Service,
+    desired: &Desired,
+    before: &Before<'_>,
+    material: &Material,
+    metrics: &Metrics,
+) -> ServiceEntry {
     let percent = spec.retry.budget_percent;
-    let budget = match before.services.get(spec.name.as_str()) {
-        Some(old) => Arc::clone(&old.budget),
-        None => Arc::new(RetryBudget::new(percent)),
+    let old = before.services.get(spec.name.as_str());
+    let budget = |known: Option<&Arc<RetryBudget>>| {
+        let budget = known.map_or_else(|| Arc::new(RetryBudget::new(percent)), Arc::clone);
+        budget.set_percent(percent);
+        budget
     };
-    budget.set_percent(percent);
     let counters = metrics.service(&spec.name);
-    let gate = match before.services.get(spec.name.as_str()) {
+    let shed = desired.dyed.as_ref().and_then(|dyed| dyed.shed.as_ref());
+    let slo = shed.map(|shed| match old.and_then(|old| old.slo.as_ref()) {
+        Some(slo) if slo.means(shed) => Arc::clone(slo),
+        _ => Arc::new(Slo::new(&spec.name, shed, counters.clone())),
+    });
+    if slo.is_none() {
+        counters.dyed_shedding(false);
+    }
+    let gate = match old {
         Some(old) => {
             old.gate.set_capacity(spec.capacity);
             Arc::clone(&old.gate)
@@ -129,7 +152,9 @@ fn service(index: usize, spec: &Service, before: &Before<'_>, material: &Materia
     };
     ServiceEntry {
         versions: spec.versions.iter().map(|v| version(spec, v, before, material, metrics)).collect(),
-        budget,
+        budget: budget(old.map(|old| &old.budget)),
+        dyed_budget: budget(old.map(|old| &old.dyed_budget)),
+        slo,
         gate,
         tls: material.upstream_tls.get(index).cloned().flatten(),
         metrics: counters,
@@ -202,6 +227,7 @@ fn route(
                 weight: arm.weight,
                 label: Arc::clone(&version.label),
                 metrics: metrics.arm(&spec.name, &service.spec.name, name),
+                dyed: desired.dyed.as_ref().map(|_| metrics.dyed_arm(&spec.name, &service.spec.name, name)),
             }
         })
         .collect();
@@ -221,6 +247,7 @@ fn route(
         response_headers: edits(&spec.response_headers),
         shadows: spec.shadows.iter().enumerate().map(|(i, s)| shadow(i, s, spec, services, old, metrics)).collect(),
         metrics: metrics.route(&spec.name),
+        dyed: desired.dyed.as_ref().map(|_| metrics.dyed_route(&spec.name)),
         arms,
     }
 }

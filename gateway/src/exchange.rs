@@ -25,9 +25,11 @@ use tracing::warn;
 
 use crate::carry::deadline::Deadline;
 use crate::carry::head::Host;
+use crate::clock;
 use crate::decide::{self, Answer, Connection, Decision, Forwarding, Head, Plan, Reason, answer, ready};
 use crate::endpoint::{Endpoint, InFlight};
-use crate::health::{Verdict, eject};
+use crate::guard::dyed::Found;
+use crate::health::{RetryBudget, Verdict, eject};
 use crate::record::trace::{self, Trace};
 use crate::record::{EjectionCause, TryResult};
 use crate::shadow::{Shadows, Tap};
@@ -82,6 +84,8 @@ pub struct Exchange {
     pub tap: Option<Box<Tap>>,
     /// Its trace context.
     pub trace: Trace,
+    /// What it says of dyed traffic, once its head was read.
+    pub mark: Found,
 }
 
 impl Exchange {
@@ -110,6 +114,7 @@ impl Exchange {
             id: None,
             tap: None,
             trace: Trace::None,
+            mark: Found::Nothing,
         }
     }
 
@@ -119,11 +124,17 @@ impl Exchange {
         let mut dice = rand::rng();
         self.id = Some(trace::request_id(head.headers, self.peer_is_trusted(), &mut dice));
         self.trace = Trace::of(head.headers);
+        let (entrance, guard) = (&self.snapshot.entrance, &self.snapshot.guard);
+        self.mark = Found::read(head.headers, head.host, entrance.dyed.as_ref(), || guard.crowd.unix(self.started));
+        if let Found::Refused { why, .. } = &self.mark {
+            guard.refused.count(*why);
+        }
+        let head = &Head { dyed: self.mark.run(), ..*head };
         match decide::decide(head, &self.connection, &self.snapshot, self.started, &mut dice) {
             Decision::Forward(plan) => {
                 self.client = Some(plan.client);
                 self.tap = Tap::open(shadows, &self.snapshot, &plan, head);
-                self.service(&plan).budget.deposit(self.started);
+                self.budget(&plan).deposit(self.started);
                 self.plan = Some(plan);
                 None
             }
@@ -147,6 +158,9 @@ impl Exchange {
         self.reason = Some(answer.reason);
         self.route = answer.route;
         self.client.get_or_insert(answer.client);
+        if let (500.., Some(plan)) = (answer.status, self.plan.as_deref_mut()) {
+            plan.seat.failed(clock::now());
+        }
     }
 
     /// Begins a try: at the plan's own endpoint first, then at one that hasn't failed this request. `None` without
@@ -184,7 +198,9 @@ impl Exchange {
         let first_byte = now.since(self.try_started);
         if let Some(endpoint) = self.in_flight.as_ref().map(InFlight::endpoint) {
             endpoint.observe_latency(first_byte.as_nanos() as u64, now);
-            endpoint.metrics.first_byte(first_byte);
+            if !self.mark.is_dyed() {
+                endpoint.metrics.first_byte(first_byte);
+            }
         }
         let Some(plan) = self.plan.as_deref() else { return false };
         let unwanted = self.service(plan).spec.retry.on_status.contains(&status);
@@ -269,6 +285,12 @@ impl Exchange {
         &self.snapshot.services[plan.version.service]
     }
 
+    /// What bounds its retries.
+    fn budget(&self, plan: &Plan) -> &RetryBudget {
+        let service = self.service(plan);
+        if self.mark.is_dyed() { &service.dyed_budget } else { &service.budget }
+    }
+
     /// Its version.
     pub fn version(&self, plan: &Plan) -> &VersionEntry {
         self.snapshot.version(plan.version)
@@ -326,6 +348,9 @@ impl Exchange {
             TryResult::Connect => Verdict::Unreachable,
             TryResult::Abandoned => return, // The client went away: says nothing about the endpoint.
         };
+        if self.mark.is_dyed() {
+            return; // A load test takes no endpoint away from visitors.
+        }
         let rules = self.service(plan).spec.eject.as_ref();
         if let Some(ejected) = eject::observe(rules, &self.version(plan).endpoints, endpoint, verdict, now) {
             warn!(endpoint = %endpoint.id, reason = %ejected.reason, rest = ?ejected.rest, times = ejected.times, "endpoint ejected");
@@ -343,6 +368,9 @@ impl Exchange {
             let answered = self.first_byte.is_some();
             self.judge(if answered { TryResult::Ok } else { TryResult::Abandoned }, now);
         }
+        if let Some(plan) = self.plan.as_deref_mut() {
+            plan.seat.left(now);
+        }
     }
 
     /// Whether one more try is allowed by count and budget. Takes it from the budget if so.
@@ -352,7 +380,7 @@ impl Exchange {
         if self.attempts > service.spec.retry.attempts || !time_left {
             return false;
         }
-        let granted = service.budget.withdraw(now);
+        let granted = self.budget(plan).withdraw(now);
         if !granted {
             service.metrics.budget_exhausted();
         }

@@ -183,6 +183,7 @@ impl Gateway {
         self.material.lists.clone_from(&ready.lists);
         self.material.clients.clone_from(&ready.files.tls.clients);
         self.material.keys.clone_from(&ready.files.keys);
+        self.material.dyed.clone_from(&ready.files.dyed);
         self.material.guard.apply(desired);
         let previous = self.publisher.current();
         let next = compile(Arc::clone(desired), Some(&previous), &self.material, &self.parts.metrics);

@@ -9,11 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidegate_model::check::Places;
-use tidegate_model::desired::{Acme, CertificateSource, Desired, Listener, Service};
+use tidegate_model::desired::{Acme, CertificateSource, Desired, Dyed, Listener, Service};
 use tidegate_model::diagnostic::{Diagnostic, Severity};
+use tidegate_model::mark;
 
 use crate::acme;
 use crate::carry::UpstreamTlsReady;
+use crate::guard::dyed;
 use crate::guard::token::Keys;
 use crate::tls::{CertTable, ClientPolicies, Slots, TicketSecret, TlsFiles, TlsProblem};
 
@@ -26,6 +28,8 @@ pub struct Files {
     pub upstream_tls: Vec<Option<Arc<UpstreamTlsReady>>>,
     /// Signs what visitors carry, where the configuration names a secret.
     pub keys: Option<Keys>,
+    /// Keys that marks of dyed traffic are signed with, where the configuration names any.
+    pub dyed: Option<dyed::Keys>,
     /// What was accepted, but will be trouble: an expired certificate.
     pub warnings: Vec<Diagnostic>,
 }
@@ -46,10 +50,11 @@ pub fn read(desired: &Desired, places: &Places, slots: &Slots) -> Result<Files, 
     let upstream_tls = desired.services.iter().map(|service| upstream(service, places, &mut told)).collect();
     told.extend(desired.acme.as_ref().into_iter().flat_map(|acme| authority(acme, places)));
     let keys = desired.challenge.as_ref().and_then(|challenge| keys(challenge.secret.as_deref()?, places, &mut told));
+    let dyed = desired.dyed.as_ref().map(|spec| dyed_keys(spec, places, &mut told));
     if told.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err(told);
     }
-    Ok(Files { tls, upstream_tls, keys, warnings: told })
+    Ok(Files { tls, upstream_tls, keys, dyed, warnings: told })
 }
 
 fn table(listener: &Listener, places: &Places, slots: &Slots, told: &mut Vec<Diagnostic>) -> Option<CertTable> {
@@ -163,6 +168,28 @@ fn keys(file: &Path, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Keys
             .help(help),
     );
     None
+}
+
+/// The keys that marks of dyed traffic are signed with; those that can't be used are left out, and told.
+pub fn dyed_keys(spec: &Dyed, places: &Places, told: &mut Vec<Diagnostic>) -> dyed::Keys {
+    let texts = spec.keys.iter().enumerate().filter_map(|(at, file)| {
+        let (what, help) = match std::fs::read_to_string(file) {
+            Ok(text) if mark::key(&text).is_some() => return Some(text),
+            Ok(_) => (
+                "no single line of at least 16 characters".into(),
+                "`tidegate mark key` makes a good one; one key a file",
+            ),
+            Err(error) => (error.to_string(), "check the path and its permissions"),
+        };
+        told.push(
+            Diagnostic::error("unusable-file", format!("dyed.keys can't use {}", file.display()))
+                .maybe_at(places.of(&format!("dyed.keys.{at}")), what)
+                .help(help),
+        );
+        None
+    });
+    let texts: Vec<String> = texts.collect();
+    dyed::Keys::new(texts.iter().filter_map(|text| mark::key(text)))
 }
 
 fn upstream(service: &Service, places: &Places, told: &mut Vec<Diagnostic>) -> Option<Arc<UpstreamTlsReady>> {

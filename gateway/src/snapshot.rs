@@ -23,6 +23,7 @@ use crate::decide::{Entrance, RouteRules};
 use crate::endpoint::Endpoint;
 use crate::guard::Guard;
 use crate::guard::gate::Gate;
+use crate::guard::slo::Slo;
 use crate::health::RetryBudget;
 use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
 
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub services: Vec<ServiceEntry>,
     /// Same order as `desired.limits`.
     pub limits: Vec<Arc<LimitState>>,
+    /// Handles for dyed requests that no route takes, where there may be any.
+    pub dyed_unrouted: Option<RouteMetrics>,
     /// What is known about attackers and everybody else. Outlives every snapshot.
     pub guard: Arc<Guard>,
 }
@@ -74,6 +77,8 @@ pub struct RouteEntry {
     pub shadows: Vec<Arc<ShadowEntry>>,
     /// Handles for requests that the gateway answers by itself.
     pub metrics: RouteMetrics,
+    /// The same for dyed requests, where there may be any.
+    pub dyed: Option<RouteMetrics>,
 }
 
 /// An arm of a split.
@@ -86,6 +91,8 @@ pub struct ArmEntry {
     pub label: Arc<str>,
     /// Handles for this route and version.
     pub metrics: ArmMetrics,
+    /// The same for dyed requests, where there may be any.
+    pub dyed: Option<ArmMetrics>,
 }
 
 /// A shadow, with its bounds' live counters.
@@ -123,6 +130,10 @@ pub struct ServiceEntry {
     pub versions: Vec<VersionEntry>,
     /// Bounds retries. Handed on by `compile`.
     pub budget: Arc<RetryBudget>,
+    /// Bounds retries of dyed requests, which use up none of the others'. Handed on by `compile`.
+    pub dyed_budget: Arc<RetryBudget>,
+    /// Judges whether dyed requests are shed for the sake of live ones. Handed on by `compile`.
+    pub slo: Option<Arc<Slo>>,
     /// Lets in whom there is room for. Handed on by `compile`.
     pub gate: Arc<Gate>,
     /// TLS to endpoints, with files read.

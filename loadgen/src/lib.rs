@@ -9,6 +9,7 @@ pub mod examine;
 pub mod failure;
 pub mod fill;
 pub mod judge;
+pub mod mark;
 pub mod outcome;
 pub mod report;
 

@@ -79,6 +79,7 @@ fn things(desired: &Desired) -> Things {
         hidden("access lists", &desired.access),
         hidden("access log", &desired.access_log),
         hidden("challenge", &(&desired.challenge, &desired.exempt)),
+        hidden("dyed traffic", &desired.dyed),
         hidden("bounds", &desired.bounds),
     ];
     add("gateway", "", whole);

@@ -14,6 +14,7 @@ pub mod config;
 pub mod desired;
 pub mod diagnostic;
 pub mod literal;
+pub mod mark;
 pub mod problems;
 pub mod reference;
 pub mod scenario;

@@ -11,6 +11,7 @@ mod carriers;
 mod challenge;
 mod client_certificates;
 mod differential;
+mod dyed;
 mod handshakes;
 mod kit;
 mod protocols;

@@ -7,8 +7,10 @@ use std::fmt::Write;
 
 use serde::Serialize;
 use tidegate_model::desired::{
-    Action, Desired, HostPattern, PathPattern, PathRewrite, Redirect, Route, ValuePattern, Weight,
+    Action, Desired, DyedMatch, HostPattern, PathPattern, PathRewrite, Redirect, Route, ValuePattern, Weight,
 };
+
+use crate::decide::route::conditions;
 
 /// One route under one of its hosts.
 #[derive(Debug, Serialize)]
@@ -33,7 +35,8 @@ pub(super) fn in_order(desired: &Desired) -> Vec<Row> {
         }
     }
     rows.sort_by_key(|(host, route)| {
-        (host_rank(*host), path_rank(&route.matches.path), Reverse(conditions_rank(route)))
+        let rank = (host_rank(*host), path_rank(&route.matches.path), Reverse(conditions(&route.matches)));
+        (route.matches.dyed.is_none(), rank)
     });
     rows.into_iter().map(|(host, route)| row(desired, host, route)).collect()
 }
@@ -86,11 +89,6 @@ fn path_rank(path: &PathPattern) -> (u8, Reverse<usize>, &str) {
     }
 }
 
-fn conditions_rank(route: &Route) -> (bool, usize, usize, usize) {
-    let matches = &route.matches;
-    (!matches.methods.is_empty(), matches.headers.len(), matches.query.len(), matches.cookies.len())
-}
-
 fn row(desired: &Desired, host: Option<&HostPattern>, route: &Route) -> Row {
     let version = |at: tidegate_model::desired::VersionRef| {
         let service = &desired.services[at.service];
@@ -108,7 +106,7 @@ fn row(desired: &Desired, host: Option<&HostPattern>, route: &Route) -> Row {
             PathPattern::Regex(pattern) => format!("~ {pattern}"),
         },
         route: route.name.clone(),
-        conditions: conditions(route),
+        conditions: shown(route),
         action: match &route.action {
             Action::Forward(split) if split.arms.len() == 1 => format!("to {}", version(split.arms[0].version)),
             Action::Forward(split) => {
@@ -123,9 +121,13 @@ fn row(desired: &Desired, host: Option<&HostPattern>, route: &Route) -> Row {
     }
 }
 
-fn conditions(route: &Route) -> Vec<String> {
+fn shown(route: &Route) -> Vec<String> {
     let matches = &route.matches;
     let mut out = Vec::new();
+    out.extend(matches.dyed.as_ref().map(|dyed| match dyed {
+        DyedMatch::Any => "dyed".to_owned(),
+        DyedMatch::Run(run) => format!("dyed:{run}"),
+    }));
     if !matches.methods.is_empty() {
         out.push(matches.methods.join("|"));
     }

@@ -19,7 +19,7 @@ use crate::source::{Outcome, Status, Verdict};
 fn route(name: &str, hosts: Vec<HostPattern>, path: PathPattern, action: Action) -> Route {
     Route {
         name: name.into(),
-        matches: Matches { hosts, path, methods: vec![], headers: vec![], query: vec![], cookies: vec![] },
+        matches: Matches { hosts, path, dyed: None, methods: vec![], headers: vec![], query: vec![], cookies: vec![] },
         action,
         limits: vec![],
         access: Default::default(),

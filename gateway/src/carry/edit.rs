@@ -7,6 +7,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::decide::{Forwarding, Plan, client};
 use crate::exchange::Exchange;
+use crate::guard::dyed::{BAGGAGE, Found, MARK};
 use crate::record::trace;
 use crate::snapshot::ReadyEdits;
 
@@ -77,7 +78,7 @@ pub fn apply<'a>(head: &mut impl Head<'a>, edits: &'a ReadyEdits) -> Result<()> 
 }
 
 /// Makes a request's head the one that the endpoint gets: who asked for what, the request's id, a trace only where it
-/// is valid, cookies but for the gateway's own, and what the route says. Target and Host are rewritten by the carrier, which also strips what concerns
+/// is valid, cookies but for the gateway's own, a mark of dyed traffic only where it was verified, and what the route says. Target and Host are rewritten by the carrier, which also strips what concerns
 /// one connection only.
 ///
 /// # Errors
@@ -107,6 +108,20 @@ pub fn to_endpoint<'a>(
     if let Some(cookies) = &plan.cookies {
         head.remove(&COOKIE_LINE);
         cookies.iter().try_for_each(|line| head.add(&COOKIE_LINE, line))?;
+    }
+    match &exchange.mark {
+        Found::Nothing => {}
+        Found::Dyed(dye) => {
+            head.set(&BAGGAGE, &dye.baggage)?;
+            head.set(&MARK, &dye.mark)?;
+        }
+        Found::Refused { baggage, .. } => {
+            head.remove(&MARK);
+            match baggage {
+                Some(rest) => head.set(&BAGGAGE, rest)?,
+                None => head.remove(&BAGGAGE),
+            }
+        }
     }
     if let Some(id) = &exchange.id {
         head.set(&REQUEST_ID, id)?;

@@ -33,11 +33,15 @@ pub fn write_down(exchange: &Exchange, carried: &Carried<'_>, shared: &Shared, n
     let status = if exchange.status == 0 { CLIENT_GONE } else { exchange.status };
     match exchange.plan.as_deref() {
         Some(plan) => {
-            let arm = exchange.arm(plan);
-            arm.metrics.finished(status, took);
-            arm.metrics.bytes(carried.received, carried.sent);
+            let (arm, route) = (exchange.arm(plan), exchange.route(plan));
+            let (metrics, answers) = match (&arm.dyed, &route.dyed) {
+                (Some(arm), Some(route)) if exchange.mark.is_dyed() => (arm, route),
+                _ => (&arm.metrics, &route.metrics),
+            };
+            metrics.finished(status, took);
+            metrics.bytes(carried.received, carried.sent);
             if let Some(reason) = exchange.reason {
-                exchange.route(plan).metrics.reason(reason);
+                answers.reason(reason);
             }
             if exchange.attempts > 1 {
                 let result = if status < 500 { RetryResult::Ok } else { RetryResult::Failed };
@@ -45,7 +49,11 @@ pub fn write_down(exchange: &Exchange, carried: &Carried<'_>, shared: &Shared, n
             }
         }
         None => {
-            let metrics = exchange.route.map_or(&shared.unrouted, |route| &exchange.snapshot.routes[route].metrics);
+            let snapshot = &exchange.snapshot;
+            let route = exchange.route.map(|route| &snapshot.routes[route]);
+            let live = || route.map_or(&shared.unrouted, |route| &route.metrics);
+            let dyed = route.map_or(snapshot.dyed_unrouted.as_ref(), |route| route.dyed.as_ref());
+            let metrics = dyed.filter(|_| exchange.mark.is_dyed()).unwrap_or_else(live);
             metrics.answered(exchange.reason.unwrap_or(Reason::Internal), status, took);
         }
     }
@@ -82,6 +90,7 @@ fn log(exchange: &Exchange, carried: &Carried<'_>, shared: &Shared, status: u16,
         user_agent: head.headers.get(USER_AGENT).map(HeaderValue::as_bytes),
         referer: head.headers.get(REFERER).map(HeaderValue::as_bytes),
         trace: exchange.trace.id(),
+        dyed: exchange.mark.run(),
         generation: exchange.snapshot.generation(),
         tls: connection.tls.as_deref(),
     });

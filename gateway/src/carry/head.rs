@@ -60,6 +60,7 @@ pub fn view<'a>(request: &'a RequestHeader, host: &'a str) -> decide::Head<'a> {
         query: request.uri.query(),
         headers: &request.headers,
         content_length: request.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
+        dyed: None,
     }
 }
 

@@ -15,7 +15,7 @@ use rand::Rng;
 use regex::Regex;
 use serde::Serialize;
 use tidegate_model::desired::{
-    Action, Asked, Capacity, Desired, HostPattern, PathPattern, Priority, Route, Split, Weight,
+    Action, Asked, Capacity, Desired, DyedMatch, HostPattern, PathPattern, Priority, Route, Split, Weight,
 };
 
 use super::Head;
@@ -36,6 +36,9 @@ pub struct Explanation {
     pub request: String,
     /// The visitor's address, as it was found.
     pub client: String,
+    /// The run that it belongs to, where it is dyed: no limit is asked then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dyed: Option<String>,
     /// Whether an access list, the global or the route's, keeps this visitor out.
     pub denied: bool,
     /// The route that takes it; `None` means 404.
@@ -78,6 +81,8 @@ pub enum Miss {
     Host(String),
     /// It is for other paths.
     Path(String),
+    /// It is for dyed traffic, or for another run.
+    Dyed(String),
     /// It is for other methods.
     Method(String),
     /// This header is absent or different.
@@ -123,6 +128,7 @@ pub fn explain(
     Explanation {
         request: format!("{} {}{}", head.method, head.host, head.path),
         client: client.to_string(),
+        dyed: head.dyed.map(str::to_owned),
         denied: !entrance.access.admits(client) || won.is_some_and(denied),
         winner: won.map(|index| winner(desired, index, head, &entrance.client, peer, https, dice)),
         losers: losers.into_iter().take(NEAREST).map(|(_, _, loser)| loser).collect(),
@@ -169,7 +175,10 @@ fn winner(
         matched: matched(route, head),
         outcome,
         why,
-        limits: route.limits.iter().map(|&limit| desired.limits[limit].name.clone()).collect(),
+        limits: match head.dyed {
+            Some(_) => Vec::new(),
+            None => route.limits.iter().map(|&limit| desired.limits[limit].name.clone()).collect(),
+        },
         in_attack: in_attack(desired, route),
     }
 }
@@ -242,6 +251,7 @@ fn matched(route: &Route, head: &Head<'_>) -> Vec<String> {
         None => parts.push("any host".into()),
     }
     parts.push(format!("path {}", show_path(&matches.path)));
+    parts.extend(matches.dyed.as_ref().map(show_dyed));
     if !matches.methods.is_empty() {
         parts.push(format!("method {}", matches.methods.join(" or ")));
     }
@@ -260,6 +270,7 @@ fn miss(router: &Router, index: usize, route: &Route, head: &Head<'_>) -> Miss {
         return Miss::Path(show_path(&matches.path));
     }
     match router.failed(index, head) {
+        Some(Failed::Dyed) => Miss::Dyed(matches.dyed.as_ref().map(show_dyed).unwrap_or_default()),
         Some(Failed::Method) => Miss::Method(matches.methods.join(", ")),
         Some(Failed::Header(name)) => Miss::Header(name.into()),
         Some(Failed::Query(name)) => Miss::Query(name.into()),
@@ -272,11 +283,12 @@ fn stage(miss: &Miss) -> u8 {
     match miss {
         Miss::Host(_) => 0,
         Miss::Path(_) => 1,
-        Miss::Method(_) => 2,
-        Miss::Header(_) => 3,
-        Miss::Query(_) => 4,
-        Miss::Cookie(_) => 5,
-        Miss::LessSpecific => 6,
+        Miss::Dyed(_) => 2,
+        Miss::Method(_) => 3,
+        Miss::Header(_) => 4,
+        Miss::Query(_) => 5,
+        Miss::Cookie(_) => 6,
+        Miss::LessSpecific => 7,
     }
 }
 
@@ -317,6 +329,13 @@ fn common_start(pattern: &PathPattern, path: &str) -> usize {
     text.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count()
 }
 
+fn show_dyed(dyed: &DyedMatch) -> String {
+    match dyed {
+        DyedMatch::Any => "dyed".into(),
+        DyedMatch::Run(run) => format!("dyed by run {run}"),
+    }
+}
+
 fn show_host(pattern: &HostPattern) -> String {
     match pattern {
         HostPattern::Exact(name) => name.clone(),
@@ -335,6 +354,9 @@ fn show_path(pattern: &PathPattern) -> String {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} from {}", self.request, self.client)?;
+        if let Some(run) = &self.dyed {
+            writeln!(f, "  dyed     by run {run}: asked for no limit and no challenge")?;
+        }
         match &self.winner {
             None => writeln!(f, "  no route takes it: 404")?,
             Some(winner) => {
@@ -372,6 +394,7 @@ impl fmt::Display for Miss {
         match self {
             Self::Host(hosts) => write!(f, "is for host {hosts}"),
             Self::Path(path) => write!(f, "is for path {path}"),
+            Self::Dyed(dyed) => write!(f, "is for requests {dyed}"),
             Self::Method(methods) => write!(f, "is for method {methods}"),
             Self::Header(name) => write!(f, "header {name} is absent or different"),
             Self::Query(name) => write!(f, "query parameter {name} is absent or different"),

@@ -15,6 +15,7 @@ pub mod answer;
 pub mod balance;
 pub mod client;
 pub mod cors;
+mod dyed;
 pub mod explain;
 pub mod key;
 pub mod limit;
@@ -33,7 +34,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use rand::Rng;
 use smallvec::SmallVec;
-use tidegate_model::desired::{Action, ListenerGuard, VersionRef};
+use tidegate_model::desired::{Action, ListenerGuard, Route, VersionRef};
 use tidegate_model::time::Timestamp;
 
 use crate::endpoint::Endpoint;
@@ -62,6 +63,8 @@ pub struct Head<'a> {
     pub headers: &'a HeaderMap,
     /// Content-Length, where there is one.
     pub content_length: Option<u64>,
+    /// The run that it belongs to, where its mark was verified. Carriers leave it out: `exchange` fills it in.
+    pub dyed: Option<&'a str>,
 }
 
 /// What is known about the connection a request came on.
@@ -168,6 +171,8 @@ pub enum Reason {
     Challenged,
     /// There is no room for this visitor: 503.
     Shed,
+    /// It is dyed, and shed for the sake of live traffic: 503.
+    DyedShed,
     /// The declared body is longer than the route allows: 413.
     BodyTooLarge,
     /// The connection was made for a name with other rules about client certificates: 421.
@@ -253,18 +258,11 @@ fn plan(
     if !entry.rules.access.admits(client) {
         return Err(answer::denied(client).on(route, headers).into());
     }
-    if let Err(answer) = visitor.is_welcome(spec.challenge, spec.priority) {
-        return Err(answer.on(route, headers).into());
-    }
-    let spares = || visitor.may_pass_limits();
-    match take_tokens(&spec.limits, snapshot, head, network, spares, now) {
-        Ok(lines) => headers.extend(lines),
-        Err((limit, Outcome::Refused { .. })) if limit.spec().challenge && visitor.understands() => {
-            return Err(visitor.ask(limit.spec().over, "").on(route, headers).into());
-        }
-        Err((limit, refusal)) => {
-            let refusal = punished(limit, refusal, snapshot, client, now);
-            return Err(answer::limited(client, limit, refusal, now).on(route, headers).into());
+    // A signed mark shows who somebody is; and a load test shall use up nobody's tokens and ban nobody's address.
+    if head.dyed.is_none() {
+        match visitor.is_admitted(spec, snapshot) {
+            Ok(lines) => headers.extend(lines),
+            Err(answer) => return Err(answer.on(route, headers).into()),
         }
     }
     if spec.max_body.is_some_and(|most| head.content_length.is_some_and(|length| length > most)) {
@@ -284,15 +282,26 @@ fn plan(
     let chosen = splitter.choose(head, network, entrance.client.came_by(head, connection).0, dice);
     headers.extend(chosen.set_cookie.map(|line| (header::SET_COOKIE, line)));
     let version = entry.arms[chosen.arm].version;
-    let seat = match visitor.enter(&snapshot.services[version.service].gate, spec.challenge, spec.priority) {
+    let service = &snapshot.services[version.service];
+    let entered = match head.dyed {
+        None => visitor.enter(&service.gate, spec.challenge, spec.priority),
+        Some(_) => dyed::enter(&visitor, snapshot, service, dice),
+    };
+    let mut seat = match entered {
         Ok(seat) => seat,
         Err(answer) => return Err(answer.on(route, headers).into()),
     };
+    if head.dyed.is_none() {
+        seat.heard_by(service.slo.as_ref(), now);
+    }
     let balancer = &snapshot.version(version).balance;
     let balance_hash = balancer.hash(head, network, dice);
     let endpoint = match balancer.choose(balance_hash, now, dice) {
         Ok(endpoint) => Arc::clone(endpoint),
-        Err(nobody) => return Err(answer::nobody(client, nobody).on(route, headers).into()),
+        Err(nobody) => {
+            seat.failed(now);
+            return Err(answer::nobody(client, nobody).on(route, headers).into());
+        }
     };
 
     Ok(Plan {
@@ -338,6 +347,21 @@ fn preflight(head: &Head<'_>, client: IpAddr, snapshot: &Snapshot) -> Option<Ans
     let rules = &snapshot.routes[route].rules;
     let cors = rules.cors.as_ref().filter(|_| rules.access.admits(client))?;
     Some(cors.preflight(head, client).on(route, HeaderLines::new()))
+}
+
+impl Visitor<'_, '_> {
+    /// Whether a live request passes what `route` asks of visitors, and its limits: the headers that tell of these.
+    fn is_admitted(&self, route: &Route, snapshot: &Snapshot) -> Result<HeaderLines, Box<Answer>> {
+        self.is_welcome(route.challenge, route.priority)?;
+        let spares = || self.may_pass_limits();
+        take_tokens(&route.limits, snapshot, self.head, self.network, spares, self.now).map_err(|(limit, refusal)| {
+            if matches!(refusal, Outcome::Refused { .. }) && limit.spec().challenge && self.understands() {
+                return self.ask(limit.spec().over, "").into();
+            }
+            let refusal = punished(limit, refusal, snapshot, self.client, self.now);
+            answer::limited(self.client, limit, refusal, self.now).into()
+        })
+    }
 }
 
 /// Takes a token from each of `limits`, or from none: all are asked before the first is taken. Only a

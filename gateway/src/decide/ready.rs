@@ -14,6 +14,7 @@ use super::client::ClientFinder;
 use super::cors::CorsReady;
 use super::nets::NetSet;
 use crate::guard::challenge::Challenger;
+use crate::guard::dyed;
 use crate::guard::lists::Lists;
 use crate::guard::token::Keys;
 use crate::guard::visitor::Manners;
@@ -28,6 +29,8 @@ pub struct Entrance {
     pub access: AccessList,
     /// Who needn't show anything, and how others are asked to.
     pub manners: Manners,
+    /// Keys that marks of dyed traffic are signed with; `None`: no mark is believed.
+    pub dyed: Option<dyed::Keys>,
     /// Whom listeners ask for a certificate, by name of the listener; an entry for each that has TLS.
     clients: HashMap<String, Arc<ClientPolicies>>,
     /// Whether any of them asks anybody.
@@ -43,6 +46,7 @@ impl Entrance {
             client: ClientFinder::new(&desired.client_ip),
             access: AccessList::new(&desired.access, lists),
             manners: Manners { exempt: NetSet::new(&desired.exempt), challenger },
+            dyed: None,
             clients: HashMap::new(),
             asks: false,
         }
@@ -52,6 +56,11 @@ impl Entrance {
     pub fn with_clients(self, clients: HashMap<String, Arc<ClientPolicies>>) -> Self {
         let asks = clients.values().any(|policies| !policies.is_empty());
         Self { clients, asks, ..self }
+    }
+
+    /// The same with the keys that marks of dyed traffic are signed with.
+    pub fn with_dyed(self, dyed: Option<dyed::Keys>) -> Self {
+        Self { dyed, ..self }
     }
 
     /// Whether a request for `host` must come on another connection: under the name that this one was made for, the

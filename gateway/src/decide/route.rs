@@ -3,10 +3,13 @@
 //! Candidates are asked from the most to the least specific, and the first whose every
 //! condition holds takes the request:
 //!
+//! 0. dyed: a dyed request is offered to the routes that ask for dyed traffic first, in the order of
+//!    the rules below, and only then to the others. A live one never meets them. So a single such
+//!    route keeps a load test out of a real store, however specific the routes to that store are.
 //! 1. host: exact, then the longest wildcard, then none. A host whose routes don't take the
 //!    request hands over to the next less specific one.
 //! 2. path: exact, then regular expression, then the longest prefix.
-//! 3. a method condition, then more header, then more query, then more cookie conditions.
+//! 3. a run's name, then a method condition, then more header, then more query, then more cookie conditions.
 //! 4. the order of the file.
 //!
 //! Gateway API leaves the place of regular expressions open. They stand before prefixes, as in
@@ -29,7 +32,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use http::{HeaderName, Method};
 use regex::Regex;
 use smallvec::SmallVec;
-use tidegate_model::desired::{HostPattern, Matches, PathPattern, Route, ValuePattern};
+use tidegate_model::desired::{DyedMatch, HostPattern, Matches, PathPattern, Route, ValuePattern};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Head, key};
@@ -38,6 +41,14 @@ use super::{Head, key};
 #[derive(Default)]
 pub struct Router {
     rules: Vec<Rule>,
+    /// Routes that ask for dyed traffic; `None` where there are none.
+    dyed: Option<Box<Hosts>>,
+    others: Hosts,
+}
+
+/// Routes by the hosts that they are for.
+#[derive(Default)]
+struct Hosts {
     exact: Map<Box<str>, Paths>,
     wildcard: Map<Box<str>, Paths>,
     /// Longest wildcard, in bytes: longer suffixes of a host needn't be looked up.
@@ -57,19 +68,11 @@ impl Router {
 
         for index in order {
             let matches = &routes[index as usize].matches;
-            for host in &matches.hosts {
-                let paths = match host {
-                    HostPattern::Exact(name) => router.exact.entry(name.as_str().into()).or_default(),
-                    HostPattern::Wildcard(suffix) => {
-                        router.longest_wildcard = router.longest_wildcard.max(suffix.len());
-                        router.wildcard.entry(suffix.as_str().into()).or_default()
-                    }
-                };
-                paths.insert(&matches.path, index, &mut regexes);
-            }
-            if matches.hosts.is_empty() {
-                router.any.insert(&matches.path, index, &mut regexes);
-            }
+            let hosts = match matches.dyed {
+                Some(_) => router.dyed.get_or_insert_default(),
+                None => &mut router.others,
+            };
+            hosts.insert(matches, index, &mut regexes);
         }
         router
     }
@@ -77,14 +80,37 @@ impl Router {
     /// The most specific route that takes `head`: an index into what it was built from.
     pub fn find(&self, head: &Head<'_>) -> Option<usize> {
         let host = head.host.strip_suffix('.').unwrap_or(head.host);
-        self.tables(host)
-            .find_map(|paths| paths.find(head.path, |index| self.rules[index as usize].failed(head).is_none()))
-            .map(|index| index as usize)
+        let takes = |index: u32| self.rules[index as usize].failed(head).is_none();
+        let dyed = head.dyed.and(self.dyed.as_deref());
+        let found = dyed.and_then(|hosts| hosts.find(host, head.path, takes));
+        found.or_else(|| self.others.find(host, head.path, takes)).map(|index| index as usize)
     }
 
     /// The first condition of route `index` that `head` fails, host and path aside.
     pub(super) fn failed(&self, index: usize, head: &Head<'_>) -> Option<Failed<'_>> {
         self.rules[index].failed(head)
+    }
+}
+
+impl Hosts {
+    fn insert(&mut self, matches: &Matches, index: u32, regexes: &mut HashMap<String, Regex>) {
+        for host in &matches.hosts {
+            let paths = match host {
+                HostPattern::Exact(name) => self.exact.entry(name.as_str().into()).or_default(),
+                HostPattern::Wildcard(suffix) => {
+                    self.longest_wildcard = self.longest_wildcard.max(suffix.len());
+                    self.wildcard.entry(suffix.as_str().into()).or_default()
+                }
+            };
+            paths.insert(&matches.path, index, regexes);
+        }
+        if matches.hosts.is_empty() {
+            self.any.insert(&matches.path, index, regexes);
+        }
+    }
+
+    fn find(&self, host: &str, path: &str, takes: impl Fn(u32) -> bool) -> Option<u32> {
+        self.tables(host).find_map(|paths| paths.find(path, &takes))
     }
 
     /// Tables that may hold routes for `host`, the most specific first.
@@ -99,8 +125,9 @@ impl Router {
 }
 
 /// How specific a route is once host and path are equal.
-pub(super) fn conditions(matches: &Matches) -> (bool, usize, usize, usize) {
-    (!matches.methods.is_empty(), matches.headers.len(), matches.query.len(), matches.cookies.len())
+pub(crate) fn conditions(matches: &Matches) -> (bool, bool, usize, usize, usize) {
+    let run = matches!(matches.dyed, Some(DyedMatch::Run(_)));
+    (run, !matches.methods.is_empty(), matches.headers.len(), matches.query.len(), matches.cookies.len())
 }
 
 /// The routes of one host pattern by path. Each list is in order of precedence.
@@ -203,6 +230,8 @@ fn compiled(pattern: &str, regexes: &mut HashMap<String, Regex>) -> Regex {
 
 /// What a route asks of a request besides host and path.
 struct Rule {
+    /// A live request fails `Some`.
+    dyed: Option<DyedMatch>,
     methods: Vec<Method>,
     headers: Vec<(HeaderName, Test)>,
     query: Vec<(Box<str>, Test)>,
@@ -212,6 +241,7 @@ struct Rule {
 /// A condition that a request fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed<'a> {
+    Dyed,
     Method,
     Header(&'a str),
     Query(&'a str),
@@ -229,6 +259,7 @@ impl Rule {
         let matches = &route.matches;
         let method = |name: &String| Method::from_bytes(name.as_bytes()).expect("check refuses illegal methods");
         Self {
+            dyed: matches.dyed.clone(),
             methods: matches.methods.iter().map(method).collect(),
             headers: matches.headers.iter().map(|(n, v)| (key::legal_name(n), Test::new(v, regexes))).collect(),
             query: matches.query.iter().map(|(n, v)| (n.as_str().into(), Test::new(v, regexes))).collect(),
@@ -238,6 +269,14 @@ impl Rule {
 
     /// The first condition that `head` fails; `None` when the route takes it.
     fn failed(&self, head: &Head<'_>) -> Option<Failed<'_>> {
+        let is_asked_for = match (&self.dyed, head.dyed) {
+            (None, _) | (Some(DyedMatch::Any), Some(_)) => true,
+            (Some(DyedMatch::Run(wanted)), Some(run)) => wanted == run,
+            (Some(_), None) => false,
+        };
+        if !is_asked_for {
+            return Some(Failed::Dyed);
+        }
         if !self.methods.is_empty() && !self.methods.contains(head.method) {
             return Some(Failed::Method);
         }
@@ -394,6 +433,28 @@ mod tests {
     }
 
     #[test]
+    fn dyed_requests_go_to_routes_that_ask_for_them_and_live_ones_never_do() {
+        let dyed = |name: &str, pattern: &str, rule: DyedMatch| {
+            let mut route = route(name, pattern);
+            route.matches.dyed = Some(rule);
+            route
+        };
+        let routes = [
+            route("exact", "shop.example.com /orders"),
+            dyed("any run", "- /orders/**", DyedMatch::Any),
+            dyed("drill", "- /orders/**", DyedMatch::Run("drill".into())),
+            route("rest", "- /**"),
+        ];
+        let asked = || Asked::get("shop.example.com", "/orders");
+
+        assert_eq!(winner(&routes, &asked()).unwrap(), "exact");
+        assert_eq!(winner(&routes, &asked().dyed("drill")).unwrap(), "drill");
+        assert_eq!(winner(&routes, &asked().dyed("other")).unwrap(), "any run");
+        assert_eq!(winner(&routes, &Asked::get("shop.example.com", "/items").dyed("drill")).unwrap(), "rest");
+        assert_eq!(winner(&routes, &Asked::get("other", "/orders")).unwrap(), "rest");
+    }
+
+    #[test]
     fn conditions_look_at_any_header_line_and_at_the_first_parameter() {
         let mut routes = [route("beta", "- /**")];
         routes[0].matches.headers = vec![("x-beta".into(), ValuePattern::Exact("1".into()))];
@@ -445,14 +506,21 @@ mod tests {
                     .map(specificity)
                     .max();
                 let host = if m.hosts.is_empty() { Some((false, 0)) } else { host };
+                let dyed = match (&m.dyed, head.dyed) {
+                    (None, _) => true,
+                    (Some(DyedMatch::Any), run) => run.is_some(),
+                    (Some(DyedMatch::Run(wanted)), run) => run == Some(wanted.as_str()),
+                };
                 let fits = path_fits(&m.path, head.path)
+                    && dyed
                     && (m.methods.is_empty() || m.methods.iter().any(|name| name == head.method.as_str()))
                     && m.headers.iter().all(|(name, pattern)| header_fits(name, pattern));
-                host.filter(|_| fits).map(|host| (host, path_rank(&m.path), conditions(m), std::cmp::Reverse(index)))
+                host.filter(|_| fits)
+                    .map(|host| (m.dyed.is_some(), host, path_rank(&m.path), conditions(m), std::cmp::Reverse(index)))
             })
             .collect();
         fitting.sort();
-        fitting.last().map(|found| found.3.0)
+        fitting.last().map(|found| found.4.0)
     }
 
     fn any_route() -> impl Strategy<Value = Route> {
@@ -480,9 +548,11 @@ mod tests {
             ],
             0..=3,
         );
-        (hosts, path, methods, headers).prop_map(|(hosts, path, methods, headers)| {
+        let dyed = prop::option::weighted(0.3, select(vec![DyedMatch::Any, DyedMatch::Run("drill".into())]));
+        (hosts, path, methods, headers, dyed).prop_map(|(hosts, path, methods, headers, dyed)| {
             let mut one = route("r", &format!("- {path}"));
             one.matches.hosts = hosts.iter().flat_map(|host| route("h", &format!("{host} /")).matches.hosts).collect();
+            one.matches.dyed = dyed;
             one.matches.methods = methods.into_iter().map(String::from).collect();
             one.matches.headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
             one
@@ -493,11 +563,13 @@ mod tests {
         let host = select(vec!["a.x.y", "b.a.x.y", "c.b.a.x.y", "x.y", "y", "z", ""]);
         let path = select(vec!["/", "/a", "/a/", "/a/b", "/a/b/c", "/ab", "/abc", "/b", "*", "//a"]);
         let header = || prop::option::of(select(vec!["1", "2", "3", ""]));
-        (host, path, select(vec!["GET", "POST", "PUT"]), header(), header()).prop_map(|(host, path, method, a, b)| {
+        let dyed = prop::option::of(select(vec!["drill", "other"]));
+        let method = select(vec!["GET", "POST", "PUT"]);
+        (host, path, method, header(), header(), dyed).prop_map(|(host, path, method, a, b, dyed)| {
             let mut headers = HeaderMap::new();
             headers.extend(a.map(|a| (HeaderName::from_static("x-a"), HeaderValue::from_static(a))));
             headers.extend(b.map(|b| (HeaderName::from_static("x-b"), HeaderValue::from_static(b))));
-            Asked { headers, ..Asked::get(host, path).method(method) }
+            Asked { headers, dyed, ..Asked::get(host, path).method(method) }
         })
     }
 

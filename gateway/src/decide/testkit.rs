@@ -21,6 +21,7 @@ pub(crate) struct Asked {
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub content_length: Option<u64>,
+    pub dyed: Option<&'static str>,
 }
 
 impl Asked {
@@ -32,6 +33,7 @@ impl Asked {
             query: None,
             headers: HeaderMap::new(),
             content_length: None,
+            dyed: None,
         }
     }
 
@@ -48,6 +50,10 @@ impl Asked {
         self
     }
 
+    pub fn dyed(self, run: &'static str) -> Self {
+        Self { dyed: Some(run), ..self }
+    }
+
     pub fn without(mut self, name: &str) -> Self {
         self.headers.remove(name);
         self
@@ -61,6 +67,7 @@ impl Asked {
             query: self.query.as_deref(),
             headers: &self.headers,
             content_length: self.content_length,
+            dyed: self.dyed,
         }
     }
 }
@@ -92,7 +99,7 @@ pub(crate) fn route(name: &str, pattern: &str) -> Route {
     };
     Route {
         name: name.into(),
-        matches: Matches { hosts, path, methods: vec![], headers: vec![], query: vec![], cookies: vec![] },
+        matches: Matches { hosts, path, dyed: None, methods: vec![], headers: vec![], query: vec![], cookies: vec![] },
         action: Action::Answer(FixedAnswer { status: 200, content_type: "text/plain".into(), body: "hi".into() }),
         limits: vec![],
         access: Default::default(),

@@ -1,7 +1,7 @@
 //! Header names that a client may not use, because an endpoint could take them for the gateway's word.
 
 /// Headers that frame a message, name its host, or tell endpoints what the gateway knows about the client.
-const OURS: [&[u8]; 10] = [
+const OURS: [&[u8]; 12] = [
     b"host",
     b"content-length",
     b"transfer-encoding",
@@ -11,6 +11,8 @@ const OURS: [&[u8]; 10] = [
     b"x-forwarded-port",
     b"x-forwarded-proto",
     b"x-real-ip",
+    b"x-pt",
+    b"baggage",
     b"x-request-id",
 ];
 

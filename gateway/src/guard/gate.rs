@@ -17,6 +17,8 @@
 //! - A place is given back exactly once, when the answer begins or the exchange ends.
 //! - The estimate is looked at by one thread at a time, and nobody waits for it.
 
+mod dyed;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
@@ -27,6 +29,7 @@ use tracing::{info, warn};
 
 use super::capacity::{Estimate, Turn, WINDOW, Window};
 use super::known::{Known, SourceId};
+use super::slo::{Begun, Slo};
 use crate::record::{ServiceMetrics, ShedReason};
 
 /// Sources in a window that make a crowd: 16 of the 64 bits that they are hashed to. One source, or a few, are what
@@ -76,6 +79,8 @@ pub struct Gate {
 #[repr(align(128))]
 struct Hot {
     in_flight: AtomicU32,
+    /// Dyed requests in flight, which are in no other number.
+    dyed: AtomicU32,
     window_began: AtomicU64,
     arrived: AtomicU32,
     over: AtomicU32,
@@ -199,7 +204,7 @@ impl Gate {
     }
 
     fn seat(self: &Arc<Self>, source: SourceId, counts: bool) -> Seat {
-        Seat { gate: Arc::clone(self), source, counts, is_watched: false, learnt: false }
+        Seat { gate: Arc::clone(self), source, counts, is_watched: false, learnt: false, dyed: false, begun: None }
     }
 
     fn room(
@@ -342,6 +347,8 @@ pub struct Seat {
     counts: bool,
     is_watched: bool,
     learnt: bool,
+    dyed: bool,
+    begun: Option<Begun>,
 }
 
 impl Seat {
@@ -353,9 +360,34 @@ impl Seat {
         gate.seat(SourceId::from_hash(0), false)
     }
 
+    /// Has `slo` hear what becomes of this live request, which came at `now`.
+    pub fn heard_by(&mut self, slo: Option<&Arc<Slo>>, now: Timestamp) {
+        self.begun = slo.map(|slo| slo.begin(now));
+    }
+
+    /// The request came to nothing, and not by its client's doing.
+    pub fn failed(&mut self, now: Timestamp) {
+        if let Some(begun) = self.begun.take() {
+            begun.ended(true, now);
+        }
+    }
+
+    /// The client has left before an answer began.
+    pub fn left(&mut self, now: Timestamp) {
+        if let Some(begun) = self.begun.take() {
+            begun.left(now);
+        }
+    }
+
     /// The answer has begun, with this status, `latency` after the last try was sent. Gives the place back: what
     /// streams on, or talks on through a WebSocket, doesn't wait in anybody's queue.
     pub fn answered(&mut self, status: u16, latency: Duration, now: Timestamp) {
+        if let Some(begun) = self.begun.take() {
+            begun.ended(status >= 500, now);
+        }
+        if self.dyed {
+            return self.leave();
+        }
         if self.counts && status < 500 {
             // A fast error says nothing about how long work takes.
             self.gate.hot.answered.fetch_add(1, Relaxed);
@@ -373,7 +405,8 @@ impl Seat {
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.counts) {
-            self.gate.hot.in_flight.fetch_sub(1, Relaxed);
+            let in_flight = if self.dyed { &self.gate.hot.dyed } else { &self.gate.hot.in_flight };
+            in_flight.fetch_sub(1, Relaxed);
         }
         if std::mem::take(&mut self.is_watched) {
             self.gate.hot.watched.store(0, Relaxed);

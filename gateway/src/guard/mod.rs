@@ -11,12 +11,14 @@ pub mod bans;
 pub mod capacity;
 pub mod challenge;
 pub mod crowd;
+pub mod dyed;
 pub mod gate;
 pub mod known;
 pub mod lists;
 pub mod pulse;
 pub mod quota;
 pub mod shelf;
+pub mod slo;
 pub mod token;
 pub mod visitor;
 
@@ -37,6 +39,8 @@ pub struct Guard {
     pub bans: Arc<Bans>,
     /// Who is known to be good, and how strained the gateway is.
     pub crowd: Arc<Crowd>,
+    /// Counts marks of dyed traffic that were not believed.
+    pub refused: Arc<dyed::Refused>,
     /// Told when other gateways should hear soon of what a shared limit gave out.
     pub soon: Arc<Notify>,
 }
@@ -51,6 +55,7 @@ impl Guard {
         let guard = Self::default();
         guard.bans.metrics().register(registry)?;
         guard.crowd.register(registry)?;
+        guard.refused.register(registry)?;
         Ok(guard)
     }
 

@@ -35,6 +35,31 @@ pub(super) const ARM_FAMILIES: &[Family] = &[
     },
 ];
 
+/// What arm rows of dyed traffic are exposed as.
+pub(super) const DYED_ARM_FAMILIES: &[Family] = &[
+    Family {
+        name: "tidegate_dyed_requests_total",
+        help: "Dyed requests that ended, by route, version and status. They are not in tidegate_requests_total.",
+        shape: Shape::Sparse(0, "code", &CODES),
+    },
+    Family {
+        name: "tidegate_dyed_request_duration_seconds",
+        help: "Time from a dyed request's head to the last byte of its answer. Dyed requests are not in \
+               tidegate_request_duration_seconds.",
+        shape: Shape::Seconds(ARM_SECONDS),
+    },
+    Family {
+        name: "tidegate_dyed_request_body_bytes_total",
+        help: "Bytes of the bodies of dyed requests.",
+        shape: Shape::Counter(ARM_BYTES_IN),
+    },
+    Family {
+        name: "tidegate_dyed_response_body_bytes_total",
+        help: "Bytes of the bodies of answers to dyed requests.",
+        shape: Shape::Counter(ARM_BYTES_OUT),
+    },
+];
+
 /// The labels that route rows carry.
 pub(super) const ROUTE_LABELS: &[&str] = &["route"];
 /// What route rows are exposed as.
@@ -44,18 +69,27 @@ pub(super) const ROUTE_FAMILIES: &[Family] = &[Family {
     shape: Shape::SparseCounters(0, "reason", &REASON_LABELS),
 }];
 
+/// What route rows of dyed traffic are exposed as.
+pub(super) const DYED_ROUTE_FAMILIES: &[Family] = &[Family {
+    name: "tidegate_dyed_answers_total",
+    help: "Answers that the gateway gave dyed requests by itself, by reason. Route is empty where none was found.",
+    shape: Shape::Sparse(0, "reason", &REASON_LABELS),
+}];
+
 /// The labels that endpoint rows carry.
 pub(super) const ENDPOINT_LABELS: &[&str] = &["service", "version", "endpoint"];
 /// What endpoint rows are exposed as.
 pub(super) const ENDPOINT_FAMILIES: &[Family] = &[
     Family {
         name: "tidegate_upstream_requests_total",
-        help: "Tries at an endpoint, by result. A retried request counts once for each try.",
+        help: "Tries at an endpoint, by result. A retried request counts once for each try, and a dyed one as any \
+               other.",
         shape: Shape::Counters(0, "result", &TRY_RESULTS),
     },
     Family {
         name: "tidegate_upstream_first_byte_seconds",
-        help: "Time from a request being sent to an endpoint to the first byte of its answer.",
+        help: "Time from a request being sent to an endpoint to the first byte of its answer. Dyed requests are left \
+               out.",
         shape: Shape::Seconds(ENDPOINT_FIRST_BYTE),
     },
     Family {
@@ -109,6 +143,17 @@ pub(super) const SERVICE_FAMILIES: &[Family] = &[
         help: "Requests that there was no room for at a service, by reason: a surge has taken the headroom (saturated); in \
                an attack, the share of unknown clients is used up (attack), or even that of known ones (full).",
         shape: Shape::Counters(SERVICE_SHED, "reason", &SHED_REASONS),
+    },
+    Family {
+        name: "tidegate_dyed_shed_total",
+        help: "Dyed requests that were turned away for the sake of live traffic, by reason.",
+        shape: Shape::Sparse(SERVICE_DYED_SHED, "reason", &DYED_SHEDS),
+    },
+    Family {
+        name: "tidegate_dyed_shedding",
+        help: "1 while dyed traffic is shed, all or in part, because the service's live traffic does not get what it \
+               was promised, else 0.",
+        shape: Shape::Gauge(SERVICE_DYED_SHEDDING),
     },
     Family {
         name: "tidegate_service_under_attack",

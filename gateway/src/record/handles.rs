@@ -73,13 +73,14 @@ fn code_slot(status: u16) -> usize {
 }
 
 /// Every [`Reason`], in the order of its discriminants.
-pub(super) const REASONS: [Reason; 19] = [
+pub(super) const REASONS: [Reason; 20] = [
     Reason::NoRoute,
     Reason::Denied,
     Reason::Limited,
     Reason::Banned,
     Reason::Challenged,
     Reason::Shed,
+    Reason::DyedShed,
     Reason::BodyTooLarge,
     Reason::Misdirected,
     Reason::Redirect,
@@ -104,6 +105,7 @@ pub const fn reason_label(reason: Reason) -> &'static str {
         Reason::Banned => "banned",
         Reason::Challenged => "challenged",
         Reason::Shed => "shed",
+        Reason::DyedShed => "dyed_shed",
         Reason::BodyTooLarge => "body_too_large",
         Reason::Misdirected => "misdirected",
         Reason::Redirect => "redirect",
@@ -259,10 +261,12 @@ pub enum RetryResult {
 pub(super) const RETRY_RESULTS: [&str; 2] = ["ok", "failed"];
 pub(super) const SERVICE_EXHAUSTED: usize = RETRY_RESULTS.len();
 pub(super) const SERVICE_SHED: usize = SERVICE_EXHAUSTED + 1;
-pub(super) const SERVICE_SLOTS: usize = SERVICE_SHED + SHED_REASONS.len();
+pub(super) const SERVICE_DYED_SHED: usize = SERVICE_SHED + SHED_REASONS.len();
+pub(super) const SERVICE_SLOTS: usize = SERVICE_DYED_SHED + DYED_SHEDS.len();
 pub(super) const SERVICE_ATTACK: usize = 0;
 pub(super) const SERVICE_CAPACITY: usize = 1;
-pub(super) type ServiceRow = Row<SERVICE_SLOTS, 2>;
+pub(super) const SERVICE_DYED_SHEDDING: usize = 2;
+pub(super) type ServiceRow = Row<SERVICE_SLOTS, 3>;
 
 /// Why there was no room for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,6 +280,21 @@ pub enum ShedReason {
 }
 
 pub(super) const SHED_REASONS: [&str; 3] = ["saturated", "attack", "full"];
+
+/// Why a dyed request was shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DyedShed {
+    /// Live traffic doesn't get what it was promised.
+    Slo,
+    /// There is an attack on the service.
+    Attack,
+    /// A surge finds no room, or most of a given capacity is in use.
+    Saturated,
+    /// The gateway itself has more to do than it can.
+    Strained,
+}
+
+pub(super) const DYED_SHEDS: [&str; 4] = ["slo", "attack", "saturated", "strained"];
 
 /// Handles for one service.
 #[derive(Clone, Debug)]
@@ -295,6 +314,16 @@ impl ServiceMetrics {
     /// Counts a request that there was no room for.
     pub fn shed(&self, reason: ShedReason) {
         self.0.add(SERVICE_SHED + reason as usize, 1);
+    }
+
+    /// Counts a dyed request that was shed.
+    pub fn dyed_shed(&self, reason: DyedShed) {
+        self.0.add(SERVICE_DYED_SHED + reason as usize, 1);
+    }
+
+    /// Shows whether dyed traffic is shed for the sake of the service's live traffic.
+    pub fn dyed_shedding(&self, is: bool) {
+        self.0.gauge(SERVICE_DYED_SHEDDING).store(i64::from(is), Relaxed);
     }
 
     /// Shows whether the service is under attack.

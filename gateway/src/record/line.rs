@@ -68,6 +68,8 @@ pub struct Entry<'a> {
     pub referer: Option<&'a [u8]>,
     /// W3C trace id.
     pub trace: Option<&'a str>,
+    /// Name of the run, where it is dyed.
+    pub dyed: Option<&'a str>,
     /// The configuration that it was served by.
     pub generation: Generation,
     /// TLS facts of its connection.
@@ -104,6 +106,7 @@ impl Entry<'_> {
         maybe(out, "user_agent", self.user_agent.map(String::from_utf8_lossy).as_deref());
         maybe(out, "referer", self.referer.map(String::from_utf8_lossy).as_deref());
         maybe(out, "trace_id", self.trace);
+        maybe(out, "dyed", self.dyed);
         number(out, "generation", self.generation.0);
         maybe(out, "tls_version", self.tls.map(|tls| tls.version));
         maybe(out, "sni", self.tls.and_then(|tls| tls.sni.as_deref()));
@@ -243,6 +246,7 @@ pub(super) mod tests {
             user_agent: Some(b"curl/8"),
             referer: None,
             trace: None,
+            dyed: None,
             generation: Generation(7),
             tls: None,
         }
@@ -256,7 +260,7 @@ pub(super) mod tests {
 
     #[test]
     fn line_holds_every_field_in_one_order() {
-        insta::assert_snapshot!(line(&entry()).trim_end(), @r#"{"time":"2026-11-22T20:00:00.042Z","id":"5e0e","client":"203.0.113.9","peer":"10.0.0.1:40001","method":"GET","host":"shop.example.com","path":"/cart","query":"a=1","protocol":"HTTP/2","status":200,"reason":null,"route":"shop","version":"shop/v1","endpoint":"127.0.0.1:9001","attempts":1,"bytes_in":0,"bytes_out":512,"duration_ms":3.042,"upstream_ttfb_ms":2.900,"user_agent":"curl/8","referer":null,"trace_id":null,"generation":7,"tls_version":null,"sni":null,"ja4":null,"client_subject":null}"#);
+        insta::assert_snapshot!(line(&entry()).trim_end(), @r#"{"time":"2026-11-22T20:00:00.042Z","id":"5e0e","client":"203.0.113.9","peer":"10.0.0.1:40001","method":"GET","host":"shop.example.com","path":"/cart","query":"a=1","protocol":"HTTP/2","status":200,"reason":null,"route":"shop","version":"shop/v1","endpoint":"127.0.0.1:9001","attempts":1,"bytes_in":0,"bytes_out":512,"duration_ms":3.042,"upstream_ttfb_ms":2.900,"user_agent":"curl/8","referer":null,"trace_id":null,"dyed":null,"generation":7,"tls_version":null,"sni":null,"ja4":null,"client_subject":null}"#);
     }
 
     #[test]

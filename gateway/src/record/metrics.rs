@@ -32,8 +32,10 @@ struct Families {
     registry: Registry,
     arms: Arc<Table<ARM_SLOTS, 0>>,
     routes: Arc<Table<ROUTE_SLOTS, 0>>,
+    dyed_arms: Arc<Table<ARM_SLOTS, 0>>,
+    dyed_routes: Arc<Table<ROUTE_SLOTS, 0>>,
     endpoints: Arc<Table<ENDPOINT_SLOTS, 2>>,
-    services: Arc<Table<SERVICE_SLOTS, 2>>,
+    services: Arc<Table<SERVICE_SLOTS, 3>>,
     limits: Arc<Table<LIMIT_SLOTS, 1>>,
     shadows: Arc<Table<SHADOW_SLOTS, 0>>,
     reloads: IntCounterVec,
@@ -78,6 +80,8 @@ impl Metrics {
         let families = Families {
             arms: table(&registry, families::ARM_LABELS, families::ARM_FAMILIES),
             routes: table(&registry, families::ROUTE_LABELS, families::ROUTE_FAMILIES),
+            dyed_arms: table(&registry, families::ARM_LABELS, families::DYED_ARM_FAMILIES),
+            dyed_routes: table(&registry, families::ROUTE_LABELS, families::DYED_ROUTE_FAMILIES),
             endpoints: table(&registry, families::ENDPOINT_LABELS, families::ENDPOINT_FAMILIES),
             services: table(&registry, families::SERVICE_LABELS, families::SERVICE_FAMILIES),
             limits: table(&registry, families::LIMIT_LABELS, families::LIMIT_FAMILIES),
@@ -140,6 +144,17 @@ impl Metrics {
         RouteMetrics { answers: self.0.routes.row(&[route]), own: ArmMetrics(self.0.arms.row(&[route, "", ""])) }
     }
 
+    /// Handles for the dyed requests of one route; of those that no route takes where its name is empty.
+    pub fn dyed_route(&self, route: &str) -> RouteMetrics {
+        let own = ArmMetrics(self.0.dyed_arms.row(&[route, "", ""]));
+        RouteMetrics { answers: self.0.dyed_routes.row(&[route]), own }
+    }
+
+    /// Handles for the dyed requests of one route and version.
+    pub fn dyed_arm(&self, route: &str, service: &str, version: &str) -> ArmMetrics {
+        ArmMetrics(self.0.dyed_arms.row(&[route, service, version]))
+    }
+
     /// Handles for requests that no route takes.
     pub fn unrouted(&self) -> RouteMetrics {
         self.route("")
@@ -183,6 +198,11 @@ impl Metrics {
             routes.insert(Arc::as_ptr(&route.metrics.answers));
             arms.insert(Arc::as_ptr(&route.metrics.own.0));
             arms.extend(route.arms.iter().map(|arm| Arc::as_ptr(&arm.metrics.0)));
+            if let Some(dyed) = &route.dyed {
+                routes.insert(Arc::as_ptr(&dyed.answers));
+                arms.insert(Arc::as_ptr(&dyed.own.0));
+            }
+            arms.extend(route.arms.iter().filter_map(|arm| Some(Arc::as_ptr(&arm.dyed.as_ref()?.0))));
             shadows.extend(route.shadows.iter().map(|shadow| Arc::as_ptr(&shadow.metrics.0)));
         }
         let versions = snapshot.services.iter().flat_map(|service| &service.versions);
@@ -196,6 +216,8 @@ impl Metrics {
         let tables = &self.0;
         tables.arms.retain(|values, row| values[0].is_empty() || arms.contains(&Arc::as_ptr(row)));
         tables.routes.retain(|values, row| values[0].is_empty() || routes.contains(&Arc::as_ptr(row)));
+        tables.dyed_arms.retain(|values, row| values[0].is_empty() || arms.contains(&Arc::as_ptr(row)));
+        tables.dyed_routes.retain(|values, row| values[0].is_empty() || routes.contains(&Arc::as_ptr(row)));
         tables.shadows.retain(|_, row| shadows.contains(&Arc::as_ptr(row)));
         tables.endpoints.retain(|_, row| endpoints.contains(&Arc::as_ptr(row)));
         tables.services.retain(|values, _| services.contains(values[0].as_str()));
@@ -210,6 +232,7 @@ impl Metrics {
             endpoint.metrics.show(endpoint.health.fitness(now));
         }
         snapshot.limits.iter().for_each(|limit| limit.show());
+        snapshot.services.iter().filter_map(|service| service.slo.as_ref()).for_each(|slo| slo.look(now));
     }
 
     /// Counts a configuration that was offered.
@@ -288,6 +311,9 @@ pub(super) mod tests {
         let arm = metrics.arm("shop", "shop", "v1");
         arm.finished(200, Duration::from_millis(3));
         arm.bytes(10, 2_000);
+        let dyed = metrics.dyed_arm("shop", "shop", "v1");
+        dyed.finished(200, Duration::from_millis(3));
+        metrics.dyed_route("shop").answered(Reason::DyedShed, 503, Duration::from_micros(20));
         let route = metrics.unrouted();
         route.answered(Reason::NoRoute, 404, Duration::from_micros(20));
         let endpoint = metrics.endpoint("shop", "v1", "127.0.0.1:9001");
@@ -299,6 +325,7 @@ pub(super) mod tests {
         let service = metrics.service("shop");
         service.retried(RetryResult::Ok);
         service.budget_exhausted();
+        service.dyed_shed(DyedShed::Slo);
         let limit = metrics.limit("per_ip");
         limit.decided(LimitResult::Refused);
         limit.keys(7);

@@ -17,8 +17,8 @@ pub mod trace;
 
 pub use cells::{BOUNDS_NANOS, Level};
 pub use handles::{
-    ArmMetrics, EjectionCause, EndpointMetrics, LimitMetrics, LimitResult, RetryResult, RouteMetrics, ServiceMetrics,
-    ShedReason, TryResult, reason_label,
+    ArmMetrics, DyedShed, EjectionCause, EndpointMetrics, LimitMetrics, LimitResult, RetryResult, RouteMetrics,
+    ServiceMetrics, ShedReason, TryResult, reason_label,
 };
 pub use metrics::{Metrics, ReloadResult};
 pub use shadows::{Mismatch, ShadowDrop, ShadowMetrics, ShadowResult};

@@ -559,6 +559,7 @@ impl Kit {
                 matches: Matches {
                     hosts: vec![],
                     path: PathPattern::Prefix(String::new()),
+                    dyed: None,
                     methods: vec![],
                     headers: vec![],
                     query: vec![],
@@ -606,6 +607,7 @@ impl Kit {
             query: request.uri().query(),
             headers: request.headers(),
             content_length: length.map(|value| value.to_str().expect("text").parse().expect("a number")),
+            dyed: None,
         };
         Tap::open(&self.shadows, &self.snapshot, &plan, &head)
     }

@@ -119,6 +119,7 @@ pub fn references(desired: &Desired) -> Vec<PathBuf> {
     let clients = listeners.flat_map(|tls| &tls.clients);
     paths.extend(clients.flat_map(|auth| [Some(auth.ca.clone()), auth.crl.clone()]).flatten());
     paths.extend(desired.tls.ticket_secret.clone());
+    paths.extend(desired.dyed.iter().flat_map(|dyed| dyed.keys.iter().cloned()));
     paths.into_iter().collect()
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Checker;
 use crate::config::{At, Match, Route, Table, ValueMatch};
-use crate::desired::{self, HostPattern, Matches, PathPattern, ValuePattern};
+use crate::desired::{self, DyedMatch, HostPattern, Matches, PathPattern, ValuePattern};
 use crate::diagnostic::Diagnostic;
 use crate::literal::Literal;
 use crate::target;
@@ -14,6 +14,7 @@ use crate::target;
 struct Conditions<'r> {
     host: Option<&'r HostPattern>,
     path: &'r PathPattern,
+    dyed: Option<&'r DyedMatch>,
     methods: Vec<&'r str>,
     values: [Vec<&'r (String, ValuePattern)>; 3],
 }
@@ -23,6 +24,7 @@ impl Checker<'_, '_> {
         let mut ready = Matches {
             hosts: Vec::new(),
             path: PathPattern::Prefix(String::new()),
+            dyed: written.and_then(|written| Some(written.dyed.as_ref()?.value.0.clone())),
             methods: Vec::new(),
             headers: Vec::new(),
             query: Vec::new(),
@@ -129,7 +131,7 @@ fn conditions<'r>(host: Option<&'r HostPattern>, matches: &'r Matches) -> Condit
         values.sort_by(|(left, _), (right, _)| left.cmp(right));
         values
     });
-    Conditions { host, path: &matches.path, methods, values }
+    Conditions { host, path: &matches.path, dyed: matches.dyed.as_ref(), methods, values }
 }
 
 fn values<K: Literal>(table: &Table<K, ValueMatch>, name: impl Fn(&K) -> String) -> Vec<(String, ValuePattern)> {

@@ -13,6 +13,7 @@
 
 mod acme;
 mod action;
+mod dyed;
 mod headers;
 mod limit;
 mod listener;
@@ -58,7 +59,7 @@ pub struct Checked {
 /// Where things stand in the configuration, so that a port in use or a missing
 /// certificate is reported with its line.
 ///
-/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `challenge.secret`, `tls.ticket_secret`,
+/// Keys: `admin.bind`, `access_log`, `acme.store`, `acme.ca`, `challenge.secret`, `dyed.keys.0`, `tls.ticket_secret`,
 /// `listeners.NAME.bind`, `listeners.NAME.certificates.0.cert`
 /// and `….key`, `listeners.NAME.client_certificates.0.ca` and `….crl`, `access.deny_files.0`,
 /// `routes.NAME.access.allow_files.0`, `services.NAME.tls.ca`, `services.NAME.tls.client.cert` and `….key`,
@@ -182,6 +183,10 @@ impl<'f> Checker<'_, 'f> {
                 Some((challenge, span))
             }),
         );
+        let dyed = self.only_one(
+            "dyed",
+            configs.iter().filter_map(|config| Some((config.dyed.as_ref()?, config.dyed.as_ref()?.span))),
+        );
         let redis = self.only_one(
             "redis",
             configs.iter().filter_map(|config| Some((config.redis.as_ref()?, config.redis.as_ref()?.span))),
@@ -200,6 +205,9 @@ impl<'f> Checker<'_, 'f> {
         let bounds = bounds.map(check_bounds).unwrap_or_default();
         let services_ready = self.services(&services);
         let (routes_ready, used) = self.routes(&routes, &services, &limits, &bounds);
+        if dyed.is_none() && !configs.iter().any(|config| config.damaged) {
+            self.dyed_needs_keys(&routes);
+        }
         let path_rules = paths.map(check_paths).unwrap_or_default();
         self.paths_that_never_come(&routes, &routes_ready, &path_rules);
         let listeners_ready = self.listeners(&listeners, admin, acme);
@@ -230,6 +238,7 @@ impl<'f> Checker<'_, 'f> {
             },
             challenge: self.challenge(challenge),
             redis,
+            dyed: dyed.map(|dyed| self.dyed(dyed)),
             bounds,
         };
         if self.problems.errors() == 0 {

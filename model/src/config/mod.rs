@@ -9,6 +9,7 @@
 
 mod acme;
 pub(crate) mod decode;
+mod dyed;
 mod listener;
 mod route;
 pub(crate) mod section;
@@ -16,6 +17,7 @@ mod service;
 
 pub use acme::Acme;
 pub use decode::{At, Many, Switch, Table};
+pub use dyed::{Dyed, DyedKey, DyedShed};
 pub use listener::{
     Admin, Certificate, ClientCertificates, ClientIp, Http2, Listener, ListenerCertificate, ListenerTimeouts,
     ProxyProtocol, TlsSettings,
@@ -70,6 +72,8 @@ section! {
         /// How unknown visitors show that they are people, where that is asked of them. Left out: with the defaults; `off`:
         /// nobody is asked, and those there is no room for are turned away.
         pub challenge: Option<Switch<Challenge>>,
+        /// How the requests of a load test are told from live ones. Left out: none is, and marks are taken off.
+        pub dyed: Option<Dyed>,
         /// Bounds that hold for the whole process.
         pub bounds: Option<Bounds>,
     }

@@ -9,9 +9,9 @@ use super::decode::{At, Decode, Many, Path, Table};
 use super::section::section;
 use crate::diagnostic::Diagnostic;
 use crate::literal::{
-    BodyOver, ChallengeWhen, CompareWhat, ContentType, CookieName, Flag, HeaderName, HeaderValue, Host, HostMatch,
-    JsonPath, Literal, Method, MethodClass, Name, Origin, PathMatch, Port, PriorityOf, RedirectStatus, RegexText,
-    RewritePath, Sample, Scheme, Size, Target, Text, Time, TokenKey, WeightOf, Whole,
+    BodyOver, ChallengeWhen, CompareWhat, ContentType, CookieName, DyedRule, Flag, HeaderName, HeaderValue, Host,
+    HostMatch, JsonPath, Literal, Method, MethodClass, Name, Origin, PathMatch, Port, PriorityOf, RedirectStatus,
+    RegexText, RewritePath, Sample, Scheme, Size, Target, Text, Time, TokenKey, WeightOf, Whole,
 };
 use crate::problems::{Problems, Span};
 use crate::yaml::{Node, Value};
@@ -67,6 +67,9 @@ section! {
         /// over the path.
         #[schemars(extend("default" = "/**"))]
         pub path: Option<At<PathMatch>>,
+        /// `true`: dyed requests only; or those of one run, by its name. Dyed requests go to the routes that ask for them
+        /// before all others, whatever host and path those are for.
+        pub dyed: Option<At<DyedRule>>,
         /// Methods. Left out: every method.
         pub method: Option<Many<At<Method>>>,
         /// Headers that must be there, by name.

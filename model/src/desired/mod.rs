@@ -17,6 +17,7 @@
 //! report through the same diagnostics.
 
 mod acme;
+mod dyed;
 mod listener;
 mod route;
 mod service;
@@ -30,6 +31,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use acme::*;
+pub use dyed::*;
 pub use listener::*;
 pub use route::*;
 pub use service::*;
@@ -78,6 +80,8 @@ pub struct Desired {
     pub exempt: Vec<IpNet>,
     /// Where gateways count shared limits together.
     pub redis: Option<Redis>,
+    /// How dyed traffic is told from live traffic; `None`: nothing is ever dyed.
+    pub dyed: Option<Dyed>,
     /// Bounds that hold for the whole process.
     pub bounds: Bounds,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Access, Key, Methods};
+use super::{Access, DyedMatch, Key, Methods};
 
 /// One route.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +82,8 @@ pub struct Matches {
     pub hosts: Vec<HostPattern>,
     /// The path.
     pub path: PathPattern,
+    /// Dyed requests only; such routes are asked before all others.
+    pub dyed: Option<DyedMatch>,
     /// Any of these methods, in upper case; empty means every method.
     pub methods: Vec<String>,
     /// All of these headers (lower-case names).

@@ -10,6 +10,7 @@
 
 mod acme;
 mod address;
+mod dyed;
 mod http;
 mod name;
 mod number;
@@ -19,6 +20,7 @@ mod word;
 
 pub use acme::{CertName, Contact, DirectoryUrl, LETS_ENCRYPT};
 pub use address::{Bind, EndpointAddress, Network, RedisUrl};
+pub use dyed::{Breach, DyedRule};
 pub use http::{
     ContentType, CookieName, ExpectStatus, FilePath, HeaderName, HeaderValue, Host, JsonPath, Method, Origin,
     RewritePath, TokenKey,
@@ -29,7 +31,7 @@ pub use pattern::{HostMatch, PathMatch, RegexText, Text};
 pub use time::{BanFor, FailureShare, Rate, Time, TimeOrZero, write_duration};
 pub use word::{
     AccessLogTo, AcmeChallenge, BalanceBy, BodyOver, CapacityOf, ChallengeBy, ChallengeWhen, Class, CompareWhat,
-    Comparison, DotSegmentsWord, EscapedSlashesWord, Flag, MethodClass, OverLimit, PriorityOf, Protocol,
+    Comparison, DotSegmentsWord, EscapedSlashesWord, Flag, MethodClass, OverLimit, PriorityOf, Protocol, ReachOf,
     RedirectStatus, RetryWhen, Scheme, SlashesWord, Speaks, TlsMin, UpstreamSpeaks, VerifyClient, VersionNumber,
     WeightOf,
 };

@@ -56,6 +56,14 @@ fn word_value(word: &str, kind: &str) -> Value {
     }
 }
 
+words! {
+    /// What a breach reaches; true: everything.
+    ReachOf(bool), "what is reached", "bad-reach", "string", {
+        "service" => false,
+        "all" => true,
+    }
+}
+
 /// The version of this format: 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionNumber;

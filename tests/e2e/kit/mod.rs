@@ -13,6 +13,7 @@ pub mod nginx;
 pub mod origin;
 pub mod pebble;
 pub mod ports;
+pub mod relay;
 
 pub use app::App;
 pub use client::{Client, curl, get, request};

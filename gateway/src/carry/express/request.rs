@@ -142,6 +142,7 @@ impl Request {
             query: query.strip_prefix('?'),
             headers: &self.headers,
             content_length: self.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
+            dyed: None,
         }
     }
 

@@ -186,8 +186,15 @@ fn values_of_several_keys_do_not_run_into_each_other() {
             .map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_static(v)))
             .into_iter()
             .collect();
-        let head =
-            Head { method: &Method::GET, host: "", path: "/", query: None, headers: &headers, content_length: None };
+        let head = Head {
+            method: &Method::GET,
+            host: "",
+            path: "/",
+            query: None,
+            headers: &headers,
+            content_length: None,
+            dyed: None,
+        };
         state.bucket(&head, Network::of([127, 0, 0, 1].into(), 64))
     };
 
