@@ -18,6 +18,7 @@ mod gateway;
 mod history;
 mod mark;
 mod print;
+mod record;
 mod reload;
 mod restore;
 mod schema;
@@ -57,6 +58,7 @@ enum Command {
     Bans(bans::Args),
     Certs(certs::Args),
     Mark(mark::Args),
+    Record(record::Args),
     Upgrade(upgrade::Args),
     History(history::Args),
     Diff(diff::Args),
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Bans(args) => bans::run(args),
         Command::Certs(args) => certs::run(args),
         Command::Mark(args) => mark::run(args),
+        Command::Record(args) => record::run(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::History(args) => history::run(args),
         Command::Diff(args) => diff::run(args),

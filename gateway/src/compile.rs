@@ -32,6 +32,7 @@ use crate::guard::slo::Slo;
 use crate::guard::token::Keys;
 use crate::health::RetryBudget;
 use crate::record::Metrics;
+use crate::recording::Recorder;
 use crate::snapshot::{ArmEntry, ReadyEdits, RouteEntry, ServiceEntry, ShadowEntry, Snapshot, VersionEntry};
 use crate::tls::ClientPolicies;
 
@@ -48,6 +49,8 @@ pub struct Material {
     pub keys: Option<Keys>,
     /// Keys that marks of dyed traffic are signed with, where the configuration names any.
     pub dyed: Option<dyed::Keys>,
+    /// Who records.
+    pub recorder: Arc<Recorder>,
     /// What is known about attackers and everybody else.
     pub guard: Arc<Guard>,
     /// Whom listeners ask for a certificate, by name of the listener.
@@ -86,6 +89,7 @@ pub fn compile(desired: Arc<Desired>, previous: Option<&Snapshot>, material: &Ma
         routes,
         services,
         limits,
+        recorder: Arc::clone(&material.recorder),
         dyed_unrouted: desired.dyed.as_ref().map(|_| metrics.dyed_route("")),
         guard: Arc::clone(&material.guard),
         desired,

@@ -32,6 +32,7 @@ use crate::guard::dyed::Found;
 use crate::health::{RetryBudget, Verdict, eject};
 use crate::record::trace::{self, Trace};
 use crate::record::{EjectionCause, TryResult};
+use crate::recording::Reel;
 use crate::shadow::{Shadows, Tap};
 use crate::snapshot::{ArmEntry, RouteEntry, ServiceEntry, Snapshot, VersionEntry};
 
@@ -84,6 +85,8 @@ pub struct Exchange {
     pub tap: Option<Box<Tap>>,
     /// Its trace context.
     pub trace: Trace,
+    /// Takes it down, where somebody records.
+    pub reel: Option<Box<Reel>>,
     /// What it says of dyed traffic, once its head was read.
     pub mark: Found,
 }
@@ -114,6 +117,7 @@ impl Exchange {
             id: None,
             tap: None,
             trace: Trace::None,
+            reel: None,
             mark: Found::Nothing,
         }
     }
@@ -134,6 +138,7 @@ impl Exchange {
             Decision::Forward(plan) => {
                 self.client = Some(plan.client);
                 self.tap = Tap::open(shadows, &self.snapshot, &plan, head);
+                self.reel = self.snapshot.taken_down(&plan, head, &self.connection, self.started, &mut dice);
                 self.budget(&plan).deposit(self.started);
                 self.plan = Some(plan);
                 None
@@ -157,9 +162,20 @@ impl Exchange {
         self.status = answer.status;
         self.reason = Some(answer.reason);
         self.route = answer.route;
+        if let Some(reel) = &mut self.reel {
+            reel.answered(answer.status);
+        }
         self.client.get_or_insert(answer.client);
         if let (500.., Some(plan)) = (answer.status, self.plan.as_deref_mut()) {
             plan.seat.failed(clock::now());
+        }
+    }
+
+    /// Takes back what took its body down meanwhile.
+    pub fn take_back(&mut self, reel: Option<Box<Reel>>) {
+        self.reel = reel;
+        if let (Some(reel), 1..) = (&mut self.reel, self.status) {
+            reel.answered(self.status);
         }
     }
 
@@ -215,6 +231,9 @@ impl Exchange {
         }
         self.first_byte = Some(first_byte);
         self.status = status;
+        if let Some(reel) = &mut self.reel {
+            reel.answered(status);
+        }
         if let Some(plan) = self.plan.as_deref_mut() {
             plan.seat.answered(status, first_byte, now);
         }

@@ -36,6 +36,7 @@ use crate::material::{self, Files};
 use crate::proxy::Shared;
 use crate::record::Metrics;
 use crate::record::access::{AccessLog, Sink};
+use crate::recording::Recorder;
 use crate::resolve::{self, Names};
 use crate::shadow::Shadows;
 use crate::snapshot::Publisher;
@@ -113,7 +114,9 @@ impl Gateway {
         }
         let pulse = Arc::clone(&guard.crowd.pulse);
         let soon = Arc::clone(&guard.soon);
-        let material = Material { guard: Arc::clone(&guard), ..Material::default() };
+        let recorder = Arc::new(Recorder::default());
+        recorder.register(parts.metrics.registry()).map_err(io::Error::other)?;
+        let material = Material { guard: Arc::clone(&guard), recorder, ..Material::default() };
         let publisher = Publisher::starting_with(compile(nothing, None, &material, &parts.metrics));
         let acme_metrics = AcmeMetrics::register(parts.metrics.registry()).map_err(io::Error::other)?;
         let acme = Acme::new(parts.control.clone(), acme_metrics);

@@ -22,6 +22,7 @@ pub mod health;
 pub mod material;
 pub mod proxy;
 pub mod record;
+pub mod recording;
 pub mod resolve;
 pub mod run;
 pub mod shadow;

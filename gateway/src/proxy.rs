@@ -185,6 +185,9 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<()> {
         if let Some(chunk) = body {
+            if let Some(reel) = &mut exchange.reel {
+                reel.chunk(exchange.body_seen, chunk);
+            }
             if !exchange.body_passes(chunk.len() as u64) {
                 return Err(Error::new_down(ErrorType::HTTPStatus(413)));
             }

@@ -13,19 +13,22 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
+use rand::Rng;
 use tidegate_model::desired::{Desired, Generation, Service, Shadow, Timeouts, VersionRef, Weight};
+use tidegate_model::time::Timestamp;
 
 use crate::carry::UpstreamTlsReady;
 use crate::decide::limit::LimitState;
 use crate::decide::route::Router;
 use crate::decide::split::Splitter;
-use crate::decide::{Entrance, RouteRules};
+use crate::decide::{Connection, Entrance, Head, Plan, RouteRules};
 use crate::endpoint::Endpoint;
 use crate::guard::Guard;
 use crate::guard::gate::Gate;
 use crate::guard::slo::Slo;
 use crate::health::RetryBudget;
 use crate::record::{ArmMetrics, RouteMetrics, ServiceMetrics, ShadowMetrics};
+use crate::recording::{Recorder, Reel};
 
 /// One immutable configuration, ready for requests.
 pub struct Snapshot {
@@ -43,6 +46,8 @@ pub struct Snapshot {
     pub limits: Vec<Arc<LimitState>>,
     /// Handles for dyed requests that no route takes, where there may be any.
     pub dyed_unrouted: Option<RouteMetrics>,
+    /// Knows who records requests. Outlives every snapshot.
+    pub recorder: Arc<Recorder>,
     /// What is known about attackers and everybody else. Outlives every snapshot.
     pub guard: Arc<Guard>,
 }
@@ -51,6 +56,23 @@ impl Snapshot {
     /// Which configuration this is.
     pub fn generation(&self) -> Generation {
         self.desired.generation
+    }
+
+    /// Takes a request down that `plan` carries, where somebody records.
+    #[inline]
+    pub fn taken_down(
+        &self,
+        plan: &Plan,
+        head: &Head<'_>,
+        connection: &Connection,
+        now: Timestamp,
+        dice: &mut impl Rng,
+    ) -> Option<Box<Reel>> {
+        if !self.recorder.is_on() {
+            return None;
+        }
+        let https = self.entrance.client.came_by(head, connection).0;
+        Reel::open(&self.recorder, &self.desired.routes[plan.route].name, head, https, now, dice)
     }
 
     /// The version that `at` names.

@@ -68,7 +68,9 @@ impl fmt::Display for Refused<'_> {
             What::Header(name, regex) => write!(f, "header {name} doesn't match {regex}"),
             What::Body(regex) => write!(f, "the body doesn't match {regex}"),
             What::NotJson { cut: false } => f.write_str("the body isn't JSON"),
-            What::NotJson { cut: true } => write!(f, "the body has more than {BODY_KEPT} bytes, so no JSON is read of it"),
+            What::NotJson { cut: true } => {
+                write!(f, "the body has more than {BODY_KEPT} bytes, so no JSON is read of it")
+            }
             What::NoHit(path) => write!(f, "JSON path {path} finds nothing"),
             What::Hit(path, wanted) => write!(f, "JSON path {path} doesn't find {wanted}"),
             What::TooLong(length, most) => write!(f, "the body has {length} bytes, more than {most}"),
@@ -141,7 +143,9 @@ impl Examiner {
                 Check::Header(name, regex) => examiner.headers.push((name.to_lowercase(), regex.clone())),
                 Check::Body(regex) => examiner.body.push(regex.clone()),
                 Check::Json(text, wanted) => examiner.json.push((path(text)?, text.clone(), wanted.clone())),
-                Check::AtMost(most) => examiner.at_most = Some(examiner.at_most.map_or(*most, |other| other.min(*most))),
+                Check::AtMost(most) => {
+                    examiner.at_most = Some(examiner.at_most.map_or(*most, |other| other.min(*most)))
+                }
             }
         }
         for (at, take) in step.takes.iter().enumerate() {

@@ -330,9 +330,8 @@ fn in_query(byte: u8) -> bool {
 fn encode(bytes: &[u8], stays: fn(u8) -> bool, encoded: bool, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for (at, byte) in bytes.iter().copied().enumerate() {
-        let is_escape = || {
-            byte == b'%' && bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-        };
+        let is_escape =
+            || byte == b'%' && bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
         if stays(byte) || encoded && is_escape() {
             out.push(byte);
         } else {

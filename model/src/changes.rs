@@ -80,6 +80,7 @@ fn things(desired: &Desired) -> Things {
         hidden("access log", &desired.access_log),
         hidden("challenge", &(&desired.challenge, &desired.exempt)),
         hidden("dyed traffic", &desired.dyed),
+        hidden("what recordings leave out", &desired.redact),
         hidden("bounds", &desired.bounds),
     ];
     add("gateway", "", whole);

@@ -16,5 +16,6 @@ mod handshakes;
 mod kit;
 mod protocols;
 mod quota;
+mod recording;
 mod stapling;
 mod upstream;

@@ -7,20 +7,22 @@
 //!
 //! - Connections, their heads and their lifetimes are bounded; a client here can't hold up traffic.
 //! - Nothing here changes the gateway, except `POST /reload`, which does what SIGHUP does, and `/bans`.
+//! - `POST /record` shows what visitors send, without what is known to be secret.
 //!
 //! # Not here
 //!
-//! What each page shows is in `pages`, `snapshot`, `routes` and `bans`.
+//! What each page shows is in `pages`, `snapshot`, `routes`, `bans` and `record`.
 
 pub mod bans;
 mod pages;
+mod record;
 mod routes;
 mod snapshot;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -178,6 +180,21 @@ impl Drop for Admin {
     }
 }
 
+/// By how much longer than [`LIFETIME`] one connection may live: as long as it was told to record.
+#[derive(Default)]
+struct Life(AtomicU64);
+
+impl Life {
+    /// It has something to do for `span`.
+    fn extend(&self, span: Duration) {
+        self.0.fetch_max(span.as_millis() as u64, Relaxed);
+    }
+
+    fn take(&self) -> Duration {
+        Duration::from_millis(self.0.swap(0, Relaxed))
+    }
+}
+
 /// Accepts from the newest listener until no more can come.
 async fn serve(
     mut listeners: mpsc::UnboundedReceiver<TcpListener>,
@@ -216,13 +233,22 @@ async fn accept(listener: &tokio::net::TcpListener, places: &Arc<Semaphore>, sta
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { continue };
         let state = Arc::clone(state);
         tokio::spawn(async move {
-            let service = service_fn(|request| pages::answer(request, &state));
+            let life = Life::default();
+            let service = service_fn(|request| pages::answer(request, &state, &life));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(LIFETIME, connection).await; // A client's mistakes are its own.
+            let mut connection = std::pin::pin!(connection);
+            let mut span = LIFETIME;
+            // A client's mistakes are its own.
+            while tokio::time::timeout(span, &mut connection).await.is_err() {
+                span = life.take();
+                if span.is_zero() {
+                    break;
+                }
+            }
             drop(place);
         });
     }

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN};
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
 use hyper::body::Body;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::bans::{self, Said};
-use super::{AdminState, Stage, routes, snapshot};
+use super::{AdminState, Life, Stage, record, routes, snapshot};
 use crate::acme::Asked;
 use crate::clock;
+use crate::recording::{Busy, Lines};
 use crate::source::{Reason, ReloadRequest, Verdict};
 
 /// How long `/reload` waits for its outcome before it answers 504. The reload itself goes on.
@@ -38,15 +39,25 @@ GET  /bans       who is banned, as JSON (?limit=, ?after=, ?covering=ADDRESS)
 POST /bans       bans a network; DELETE /bans?network=… frees it (`tidegate bans` does both)
 GET  /certificates  certificates with their end, next renewal and last error, as JSON
 POST /certificates/renew?name=NAME  orders the certificate of a name now
+POST /record     live requests as JSON lines, as they come (`tidegate record` asks for it)
 POST /reload     reads the configuration again, as SIGHUP does
 ";
 
 /// Answers one request.
-pub(super) async fn answer<B>(request: Request<B>, state: &AdminState) -> Result<Response<Full<Bytes>>, Infallible>
+pub(super) async fn answer<B>(
+    request: Request<B>,
+    state: &AdminState,
+    life: &Life,
+) -> Result<Response<Either<Full<Bytes>, Lines>>, Infallible>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
 {
-    let mut answer = answer_from(request, state).await?;
+    let mut answer =
+        if request.uri().path() == "/record" && request.method() == Method::POST && !comes_from_a_page(&request) {
+            record(&request, state, life)
+        } else {
+            answer_from(request, state).await?.map(Either::Left)
+        };
     if state.readiness.stage() == Stage::Replaced {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close")); // The next one knows better.
     }
@@ -60,7 +71,7 @@ where
     let (method, path) = (request.method(), request.uri().path());
     let allowed = match path {
         "/" | "/metrics" | "/healthz" | "/readyz" | "/snapshot" | "/routes" | "/certificates" => "GET, HEAD",
-        "/reload" | "/certificates/renew" => "POST",
+        "/reload" | "/record" | "/certificates/renew" => "POST",
         "/bans" => "GET, HEAD, POST, DELETE",
         _ => return Ok(page(StatusCode::NOT_FOUND, TEXT, format!("no page has this path\n\n{INDEX}"))),
     };
@@ -69,8 +80,7 @@ where
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return Ok(answer);
     }
-    if !method.is_safe() && request.headers().contains_key(ORIGIN) {
-        // Browsers say where such a request comes from. No web page has business here.
+    if !method.is_safe() && comes_from_a_page(&request) {
         return Ok(page(StatusCode::FORBIDDEN, TEXT, "this can't be asked for by a web page\n"));
     }
     Ok(match path {
@@ -87,6 +97,32 @@ where
         "/certificates/renew" => renew(&request, state),
         _ => reload(state).await,
     })
+}
+
+/// Browsers say where a request that changes something comes from. No web page has business here.
+fn comes_from_a_page<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(ORIGIN)
+}
+
+/// Begins a recording.
+fn record<B>(request: &Request<B>, state: &AdminState, life: &Life) -> Response<Either<Full<Bytes>, Lines>> {
+    let no = |status, sentence: String| page(status, TEXT, sentence).map(Either::Left);
+    let snapshot = state.slot.load();
+    let wish = match record::wish(request.uri().query().unwrap_or_default(), &snapshot.desired) {
+        Ok(wish) => wish,
+        Err(sentence) => return no(StatusCode::BAD_REQUEST, sentence),
+    };
+    let lasts = wish.lasts;
+    match snapshot.recorder.begin(wish, clock::now()) {
+        Ok(lines) => {
+            life.extend(lasts);
+            let mut answer = Response::new(Either::Right(lines));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+            answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            answer
+        }
+        Err(Busy) => no(StatusCode::CONFLICT, "two recordings are under way already; wait for one to end\n".into()),
+    }
 }
 
 fn metrics(state: &AdminState) -> Response<Full<Bytes>> {

@@ -40,7 +40,7 @@ pub(super) const DYED_ARM_FAMILIES: &[Family] = &[
     Family {
         name: "tidegate_dyed_requests_total",
         help: "Dyed requests that ended, by route, version and status. They are not in tidegate_requests_total.",
-        shape: Shape::Sparse(0, "code", &CODES),
+        shape: Shape::SparseCounters(0, "code", &CODES),
     },
     Family {
         name: "tidegate_dyed_request_duration_seconds",
@@ -73,7 +73,7 @@ pub(super) const ROUTE_FAMILIES: &[Family] = &[Family {
 pub(super) const DYED_ROUTE_FAMILIES: &[Family] = &[Family {
     name: "tidegate_dyed_answers_total",
     help: "Answers that the gateway gave dyed requests by itself, by reason. Route is empty where none was found.",
-    shape: Shape::Sparse(0, "reason", &REASON_LABELS),
+    shape: Shape::SparseCounters(0, "reason", &REASON_LABELS),
 }];
 
 /// The labels that endpoint rows carry.
@@ -147,7 +147,7 @@ pub(super) const SERVICE_FAMILIES: &[Family] = &[
     Family {
         name: "tidegate_dyed_shed_total",
         help: "Dyed requests that were turned away for the sake of live traffic, by reason.",
-        shape: Shape::Sparse(SERVICE_DYED_SHED, "reason", &DYED_SHEDS),
+        shape: Shape::SparseCounters(SERVICE_DYED_SHED, "reason", &DYED_SHEDS),
     },
     Family {
         name: "tidegate_dyed_shedding",

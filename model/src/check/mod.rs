@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 
 use crate::config::decode::{Decode, Path};
-use crate::config::{Access, At, Bounds, Challenge, ClientIp, Config, Many, Paths, Switch};
+use crate::config::{Access, At, Bounds, Challenge, ClientIp, Config, Many, Paths, Recording, Switch};
 use crate::desired::{self, Desired};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::literal::{AccessLogTo, FilePath, Network, Whole};
@@ -187,6 +187,10 @@ impl<'f> Checker<'_, 'f> {
             "dyed",
             configs.iter().filter_map(|config| Some((config.dyed.as_ref()?, config.dyed.as_ref()?.span))),
         );
+        let recording = self.only_one(
+            "recording",
+            configs.iter().filter_map(|config| Some((config.recording.as_ref()?, config.recording.as_ref()?.span))),
+        );
         let redis = self.only_one(
             "redis",
             configs.iter().filter_map(|config| Some((config.redis.as_ref()?, config.redis.as_ref()?.span))),
@@ -238,6 +242,7 @@ impl<'f> Checker<'_, 'f> {
             },
             challenge: self.challenge(challenge),
             redis,
+            redact: recording.map(check_recording).unwrap_or_default(),
             dyed: dyed.map(|dyed| self.dyed(dyed)),
             bounds,
         };
@@ -350,6 +355,10 @@ impl<'f> Checker<'_, 'f> {
             self.problems.add_with(*span, "again here", (*first, "first here"), diagnostic);
         }
     }
+}
+
+fn check_recording(written: &Recording) -> Vec<String> {
+    written.redact.iter().flat_map(|names| &names.items).map(|name| name.value.0.clone()).collect()
 }
 
 fn check_client_ip(written: &ClientIp) -> desired::ClientIp {

@@ -30,7 +30,7 @@ pub use service::{Eject, Endpoint, Health, Retry, Service, Timeouts, UpstreamTls
 
 use crate::literal::{
     AccessLogTo, BanFor, ChallengeBy, DotSegmentsWord, EscapedSlashesWord, FilePath, Flag, Name, Network, OverLimit,
-    Rate, RedisUrl, Size, SlashesWord, Time, TokenKey, VersionNumber, Whole,
+    Rate, RedisUrl, Size, SlashesWord, Text, Time, TokenKey, VersionNumber, Whole,
 };
 use section::section;
 use serde_json::{Map, Value, json};
@@ -74,6 +74,8 @@ section! {
         pub challenge: Option<Switch<Challenge>>,
         /// How the requests of a load test are told from live ones. Left out: none is, and marks are taken off.
         pub dyed: Option<Dyed>,
+        /// What `tidegate record` leaves out.
+        pub recording: Option<Recording>,
         /// Bounds that hold for the whole process.
         pub bounds: Option<Bounds>,
     }
@@ -150,6 +152,15 @@ section! {
         /// How often gateways tell each other what they gave out, from 10 ms to 10 s.
         #[schemars(extend("default" = "100ms"))]
         pub every: Option<At<Time>>,
+    }
+}
+
+section! {
+    /// What recordings of live requests (`tidegate record`) leave out.
+    pub struct Recording {
+        /// Names of header fields, query parameters, form fields and keys of JSON bodies whose values are taken out, besides
+        /// credentials, cookies, and what has `password`, `secret`, `token`, `session` or the like in its name.
+        pub redact: Option<Many<At<Text>>>,
     }
 }
 

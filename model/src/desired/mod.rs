@@ -82,6 +82,8 @@ pub struct Desired {
     pub redis: Option<Redis>,
     /// How dyed traffic is told from live traffic; `None`: nothing is ever dyed.
     pub dyed: Option<Dyed>,
+    /// Names whose values recordings of live requests leave out, besides those that are always secret.
+    pub redact: Vec<String>,
     /// Bounds that hold for the whole process.
     pub bounds: Bounds,
 }

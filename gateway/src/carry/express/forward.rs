@@ -56,7 +56,9 @@ impl Express {
     ) -> Option<Box<DoorStream>> {
         stream.skip_head();
         let mut upload = Upload::new(&stream, exchange.allows_repeating(&request.method));
+        upload.reel = exchange.reel.take();
         let mut carried = self.tries(&mut stream, request, &mut exchange, &mut upload).await;
+        exchange.take_back(upload.reel.take());
         exchange.ended(clock::now());
         if let Some(failure) = carried.failure {
             let untouched = upload.received == 0 && failure == Failure::Endpoint;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::door::chunk::ChunkScanner;
 use crate::door::framing::Body;
 use crate::door::stream::DoorStream;
+use crate::recording::Reel;
 
 /// Bytes of a body that are kept so that it can be sent again. A longer one can't be.
 const KEPT: usize = 64 << 10;
@@ -24,6 +25,8 @@ pub struct Upload {
     /// What was read so far, while it can be sent again.
     kept: Vec<u8>,
     keeps: bool,
+    /// Takes the body down, where somebody records.
+    pub reel: Option<Box<Reel>>,
     /// Bytes of the body that came from the client.
     pub received: u64,
     /// All of it was read.
@@ -34,7 +37,7 @@ impl Upload {
     /// The body of a request whose head was passed over. `keeps` says whether the request may be sent again.
     pub fn new(stream: &DoorStream, keeps: bool) -> Self {
         let chunks = (stream.body() == Body::Chunked).then(ChunkScanner::default);
-        Self { chunks, kept: Vec::new(), keeps, received: 0, done: stream.is_request_read() }
+        Self { chunks, kept: Vec::new(), keeps, reel: None, received: 0, done: stream.is_request_read() }
     }
 
     /// Whether the request can be sent once more.
@@ -89,6 +92,9 @@ impl Upload {
     }
 
     fn pass(&mut self, data: &[u8], out: &mut Vec<u8>, chunked: bool) {
+        if let Some(reel) = &mut self.reel {
+            reel.chunk(self.received, data);
+        }
         self.received += data.len() as u64;
         if self.keeps && self.kept.len() + data.len() <= KEPT {
             self.kept.extend_from_slice(data);
