@@ -11,14 +11,49 @@
 //! # }
 //! ```
 //!
-//! # Not here
+//! # Invariants
 //!
-//! A run that lasts longer than its mark must sign a new one in time; a mark may end 24 hours ahead at most.
+//! - A run is marked from its first request to its last: one that would outlive its mark isn't begun.
 
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tidegate_model::mark;
+use tidegate_model::scenario::Plan;
+use tidegate_model::scenario::plan::{Piece, Template};
+
+/// How long a run's mark outlives its schedule: requests that are under way then are still dyed at the next gateway.
+const AFTERWARDS: Duration = Duration::from_secs(600);
+
+/// Marks every request of `plan`, where it says so, with a proof that is signed once, at `now` (Unix seconds), and is good
+/// for every host. What a step says of `x-pt` itself gives way; its other baggage stays.
+///
+/// # Errors
+///
+/// The key can't be read, or the run lasts longer than a mark may.
+pub fn dye(plan: &mut Plan, now: u64) -> anyhow::Result<()> {
+    let Some(mark) = &plan.mark else { return Ok(()) };
+    let lasts = plan.lasts() + AFTERWARDS;
+    if lasts > mark::FARTHEST {
+        bail!("a mark is good for 24 hours at most: a dyed run can last 23h50m");
+    }
+    let file = mark.key.display();
+    let text = std::fs::read_to_string(&mark.key).with_context(|| format!("could not read the key {file}"))?;
+    let signer =
+        Signer::read(&text).with_context(|| format!("{file} holds no key: one line of at least 16 characters"))?;
+    let proof = signer.sign(&mark.run, now + lasts.as_secs(), &[]).map_err(|sentence| anyhow!(sentence))?;
+    let name = format!("{}={}", mark::MEMBER, mark.run);
+    for step in plan.flows.iter_mut().flat_map(|flow| &mut flow.steps) {
+        step.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(mark::HEADER));
+        for (field, value) in [(mark::BAGGAGE, &name), (mark::HEADER, &proof)] {
+            step.headers.push((field.to_owned(), Template { pieces: vec![Piece::Text(value.clone())] }));
+        }
+    }
+    Ok(())
+}
 
 /// A key that nobody guesses: 256 bits in base64url.
 pub fn new_key(dice: &mut (impl rand::Rng + rand::CryptoRng)) -> String {
@@ -65,6 +100,32 @@ mod tests {
 
         // printf 'v1;drill;1900000000;*' | openssl dgst -sha256 -hmac 0123456789abcdef -binary | basenc --base64url
         assert_eq!(mark, "v1;drill;1900000000;*;_GpHVqB-gIRXHjiAzrI3XdLaPgNC11FodX5SNP9yOJw");
+    }
+
+    #[test]
+    fn every_request_of_a_marked_plan_carries_name_and_proof() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("pt.key");
+        std::fs::write(&key, "0123456789abcdef\n").unwrap();
+        let mut plan = crate::report::sample::plan();
+        plan.mark = Some(tidegate_model::scenario::plan::Mark { run: "drill".into(), key: key.clone() });
+        let own = ("X-PT".to_owned(), Template { pieces: vec![Piece::Text("own".into())] });
+        plan.flows[0].steps[0].headers.push(own);
+
+        dye(&mut plan, 1_900_000_000).unwrap();
+
+        for step in plan.steps() {
+            let proofs: Vec<_> = step.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-pt")).collect();
+            let [(_, proof)] = proofs[..] else { panic!("{proofs:?}") };
+            let [Piece::Text(proof)] = &proof.pieces[..] else { panic!("{proof:?}") };
+            let read = mark::Mark::parse(proof.as_bytes()).unwrap();
+            assert_eq!((read.run, read.holds("any.host", 1_900_000_000)), ("drill", Ok(())));
+            assert!(read.expiry >= 1_900_000_000 + plan.lasts().as_secs(), "it outlives the run");
+            let baggage = ("baggage".to_owned(), Template { pieces: vec![Piece::Text("pt=drill".into())] });
+            assert!(step.headers.contains(&baggage));
+        }
+        std::fs::remove_file(key).unwrap();
+        assert!(dye(&mut plan, 1_900_000_000).unwrap_err().to_string().contains("could not read the key"));
     }
 
     #[test]
