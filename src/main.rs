@@ -16,6 +16,7 @@ mod duration;
 mod explain;
 mod gateway;
 mod history;
+mod load;
 mod mark;
 mod print;
 mod record;
@@ -61,6 +62,7 @@ enum Command {
     Record(record::Args),
     Upgrade(upgrade::Args),
     History(history::Args),
+    Load(load::Args),
     Diff(diff::Args),
     Restore(restore::Args),
     Top(top::Args),
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         Command::Record(args) => record::run(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::History(args) => history::run(args),
+        Command::Load(args) => load::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Top(args) => top::run(args),

@@ -5,13 +5,22 @@
 //! collector, which merges and never averages.
 
 pub mod capacity;
+pub mod clock;
+pub mod collect;
+mod describe;
+pub mod engine;
 pub mod examine;
 pub mod failure;
 pub mod fill;
 pub mod judge;
 pub mod mark;
 pub mod outcome;
+pub mod record;
 pub mod report;
+pub mod schedule;
+pub mod total;
 
+pub use collect::{Beat, Moment};
+pub use engine::{Cause, Ender, Start, StartError, run};
 pub use failure::Failure;
 pub use outcome::Outcome;

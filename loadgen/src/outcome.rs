@@ -107,6 +107,9 @@ pub struct Tally {
     pub sent: u64,
     /// Those that were not, because too many were under way.
     pub unsent: u64,
+    /// Those of the sent that were sent once more, because the target had closed the kept connection meanwhile.
+    #[serde(default)]
+    pub resent: u64,
     /// Good answers.
     pub good: u64,
     /// The others, by kind.

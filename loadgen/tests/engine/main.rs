@@ -1,0 +1,6 @@
+//! The engine against real sockets: what it counts, and what it says of targets that misbehave.
+
+mod counts;
+mod failures;
+mod kit;
+mod pause;
