@@ -127,11 +127,6 @@ impl Prepared {
         self.flows[flow].0.clone()
     }
 
-    /// The longest that any request may take, in nanoseconds.
-    pub fn longest(&self) -> u64 {
-        self.steps.iter().map(|step| step.timeout).max().unwrap_or(0)
-    }
-
     /// The address that the next connection comes from.
     pub fn source(&self, connection: u64, deal: Deal) -> Option<IpAddr> {
         let sources = &self.client.sources;

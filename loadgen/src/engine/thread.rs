@@ -31,7 +31,7 @@ const BUFFER: usize = 65_536;
 const LOOK: u64 = 50_000_000;
 
 /// How long requests that are open at the end are waited for, at most, in nanoseconds: to see how long they really take.
-/// Where their own timeouts are shorter, those hold. What is still open then is counted as unanswered, with its age.
+/// Where their own timeouts are shorter, those end them. What is still open then is counted as unanswered, with its age.
 const GRACE: u64 = 5_000_000_000;
 
 /// A second.
@@ -256,8 +256,7 @@ impl Thread {
         if self.next.get().is_some() || now < self.end.get() {
             return false;
         }
-        let grace = GRACE.min(self.prepared.longest());
-        self.slots.busy() == 0 || now >= self.end.get().saturating_add(grace) || self.ender.is_hurried()
+        self.slots.busy() == 0 || now >= self.end.get().saturating_add(GRACE) || self.ender.is_hurried()
     }
 
     fn cut(&self, now: u64) {
