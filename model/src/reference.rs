@@ -1,8 +1,8 @@
 //! The configuration's reference: JSON Schema for editors, a page for people.
 //!
 //! Both are made from the declarations in `config`, so they can't tell anything else than
-//! what is read. The committed files `docs/schema.json` and `docs/configuration.md` are kept
-//! fresh by a test.
+//! what is read; likewise those of load scenarios, from `scenario::written`. The committed files `docs/schema.json`,
+//! `docs/configuration.md`, `docs/scenario.schema.json` and `docs/scenario.md` are kept fresh by a test.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -16,9 +16,22 @@ pub fn schema() -> Value {
 
 /// The reference page, in Markdown.
 pub fn reference() -> String {
-    let schema = schema();
-    let mut page = Page { text: String::from(PREFACE), seen: BTreeSet::new(), waiting: VecDeque::new() };
-    page.section("Top level", "Config", &schema);
+    page(PREFACE, "Config", &schema())
+}
+
+/// The JSON Schema of a load scenario (draft 2020-12).
+pub fn scenario_schema() -> Value {
+    crate::scenario::written::schema()
+}
+
+/// The reference page of load scenarios, in Markdown.
+pub fn scenario_reference() -> String {
+    page(SCENARIO_PREFACE, "Scenario", &scenario_schema())
+}
+
+fn page(preface: &str, root: &str, schema: &Value) -> String {
+    let mut page = Page { text: String::from(preface), seen: BTreeSet::new(), waiting: VecDeque::new() };
+    page.section("Top level", root, schema);
     // Breadth first: what belongs together in a file stands together on the page.
     while let Some((path, name)) = page.waiting.pop_front() {
         if let Some(section) = schema.get("$defs").and_then(|defs| defs.get(&name)) {
@@ -39,6 +52,39 @@ name that isn't defined or an impossible value is refused with its line and colu
 
 Lists of one may be written without brackets. Relative paths start at the folder of the file that names them. Text is taken
 as it is written: `1.10`, `on` and `22:22` stay what they are. Anchors, aliases and `<<` work.
+
+";
+
+const SCENARIO_PREFACE: &str = "\
+# Load scenarios
+
+<!-- Made from model/src/scenario/written.rs; model/tests/reference.rs keeps it fresh. -->
+
+A scenario is a YAML file that says what `tidegate load` sends, how fast, and what must hold. It is read as strictly as a
+gateway's configuration: an unknown key, a name that isn't defined or an impossible value is refused with its line and
+column, before anything is sent. `configs/load/` holds annotated examples; `tidegate load check FILE` tells what is wrong
+with yours, and what it would send.
+
+Lists of one may be written without brackets. Relative paths start at the folder of the file that names them.
+
+## Templates
+
+Targets, header values, bodies and messages may hold places that are filled anew for each request:
+
+| Place | Becomes |
+|---|---|
+| `{{ users.name }}` | The field `name` of the feeder `users`. A visitor keeps their row for the whole flow. |
+| `{{ token }}` | What a step before has taken under this name. |
+| `{{ random(1, 5000) }}` | A random whole number; both ends are possible. |
+| `{{ uuid }}` | A random UUID (RFC 9562, version 4). |
+| `{{ ordinal }}` | The number of the arrival, from 0. |
+| `{{ unix_ms }}` | Unix time in milliseconds. |
+| `{{ \"{{\" }}` | The text between the quotes. |
+
+Quote a text with a place when it stands within `{ }` or `[ ]`, or begins with `{`: `{get: \"/item/{{ uuid }}\"}`.
+Values stay in their place: in a target they are percent-encoded (in the path all but `/`; a value with which a target begins
+may bring a query along), within quotes of a JSON body they are escaped, in a form's body they are percent-encoded, and a
+line break in a header's value fails the request.
 
 ";
 

@@ -322,6 +322,9 @@ fn syntax_help(line: &str, info: &str) -> Option<String> {
     if indent.contains('\t') || info.contains("tab") {
         return Some("YAML is indented with spaces, not tabs".into());
     }
+    if line.contains("{{") {
+        return Some("quote a text that holds {{ … }}".into());
+    }
     if info.contains("unknown anchor") {
         return Some("quote a text that begins with *; an alias needs its & anchor further up".into());
     }

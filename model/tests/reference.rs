@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use tidegate_model::reference::{reference, schema};
+use tidegate_model::reference::{reference, scenario_reference, scenario_schema, schema};
 
 fn fresh(name: &str, made: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
@@ -26,4 +26,14 @@ fn the_committed_schema_is_what_the_code_says() {
 #[test]
 fn the_committed_reference_is_what_the_code_says() {
     fresh("configuration.md", &reference());
+}
+
+#[test]
+fn the_committed_schema_of_scenarios_is_what_the_code_says() {
+    fresh("scenario.schema.json", &format!("{:#}\n", scenario_schema()));
+}
+
+#[test]
+fn the_committed_reference_of_scenarios_is_what_the_code_says() {
+    fresh("scenario.md", &scenario_reference());
 }

@@ -40,13 +40,18 @@ pub(crate) struct Path<'p> {
 
 #[derive(Clone, Copy)]
 enum Step<'p> {
-    Root,
+    Root(&'static str),
     Key(&'p str),
     Index(usize),
 }
 
 impl<'p> Path<'p> {
-    pub(crate) const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+    pub(crate) const ROOT: Path<'static> = Path { parent: None, step: Step::Root("the configuration") };
+
+    /// The root of something else, with its article: `the scenario`.
+    pub(crate) fn root(what: &'static str) -> Path<'static> {
+        Path { parent: None, step: Step::Root(what) }
+    }
 
     pub(crate) fn key(&'p self, key: &'p str) -> Path<'p> {
         Path { parent: Some(self), step: Step::Key(key) }
@@ -54,7 +59,7 @@ impl<'p> Path<'p> {
 
     /// Whether this is the whole configuration.
     pub(super) fn is_root(&self) -> bool {
-        matches!(self.step, Step::Root)
+        matches!(self.step, Step::Root(_))
     }
 
     fn index(&'p self, index: usize) -> Path<'p> {
@@ -65,8 +70,8 @@ impl<'p> Path<'p> {
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.step, self.parent) {
-            (Step::Root, _) => f.write_str("the configuration"),
-            (Step::Key(key), Some(parent)) if !matches!(parent.step, Step::Root) => write!(f, "{parent}.{key}"),
+            (Step::Root(what), _) => f.write_str(what),
+            (Step::Key(key), Some(parent)) if !matches!(parent.step, Step::Root(_)) => write!(f, "{parent}.{key}"),
             (Step::Key(key), _) => f.write_str(key),
             (Step::Index(index), Some(parent)) => write!(f, "{parent}[{index}]"),
             (Step::Index(index), None) => write!(f, "[{index}]"),
@@ -128,7 +133,7 @@ fn example<T: Literal>() -> Option<String> {
 }
 
 /// Reports a node that is a list where text belongs, and the like.
-pub(super) fn wrong_kind(
+pub(crate) fn wrong_kind(
     node: &Node,
     path: &Path<'_>,
     wanted: &str,

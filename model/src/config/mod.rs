@@ -222,9 +222,13 @@ section! {
 
 /// The JSON Schema of the configuration (draft 2020-12).
 pub(crate) fn schema() -> serde_json::Value {
-    let mut schema =
-        schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Config>();
-    schema.insert("title".into(), "Tidegate's configuration".into());
+    schema_of::<Config>("Tidegate's configuration")
+}
+
+/// The JSON Schema of `T` (draft 2020-12).
+pub(crate) fn schema_of<T: schemars::JsonSchema>(title: &str) -> serde_json::Value {
+    let mut schema = schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+    schema.insert("title".into(), title.into());
     without_null(schema.to_value())
 }
 

@@ -119,7 +119,7 @@ impl Literal for Method {
 }
 
 /// A host without a port: a name in lower case, or an IP address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host(pub String);
 
 impl Literal for Host {
