@@ -416,7 +416,7 @@ pub(super) fn regex(text: &str) -> Result<Regex, Wrong> {
 pub struct RunName(pub String);
 
 impl Literal for RunName {
-    const WHAT: &'static str = "the name of a run";
+    const WHAT: &'static str = "a run's name";
     const CODE: &'static str = "bad-name";
     const EXAMPLES: &'static [&'static str] = &["sale-1"];
 

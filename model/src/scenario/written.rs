@@ -95,7 +95,7 @@ section! {
         /// Whether HTTP/2 is spoken: by ALPN over TLS, with prior knowledge otherwise. `false`: HTTP/1.1.
         #[schemars(extend("default" = false))]
         pub http2: Option<At<Flag>>,
-        /// Connections at most, over all threads and hosts.
+        /// Connections at most, over all threads and hosts. Left out beside `load.visitors`: one for each of them.
         #[schemars(extend("default" = 1_000))]
         pub connections: Option<At<Whole<1, 1_000_000>>>,
         /// Requests at once on one HTTP/2 connection.
