@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use prometheus::proto::{MetricFamily, MetricType};
 
@@ -12,6 +13,7 @@ use crate::acme::{AcmeMetrics, Book};
 use crate::door::metrics::DoorMetrics;
 use crate::guard::Guard;
 use crate::guard::quota::QuotaMetrics;
+use crate::recording::Recorder;
 use crate::shadow::Shadows;
 
 const INTRODUCTION: &str = "\
@@ -31,6 +33,7 @@ as `499`. Duration histograms have buckets from 0.1 ms to 30 s.
 | requests per second of each version | `sum by (route, service, version) (rate(tidegate_requests_total[1m]))` |
 | share of errors of a canary | `sum by (version) (rate(tidegate_requests_total{code=~\"5.*\"}[5m])) / sum by (version) (rate(tidegate_requests_total[5m]))` |
 | 99th percentile | `histogram_quantile(0.99, sum by (version, le) (rate(tidegate_request_duration_seconds_bucket[5m])))` |
+| live and dyed requests side by side | `sum by (service) (rate(tidegate_requests_total[1m]))` and `sum by (service) (rate(tidegate_dyed_requests_total[1m]))` |
 | endpoints that take no traffic | `tidegate_endpoint_up == 0` |
 | a configuration that was refused | `tidegate_config_last_refused == 1` |
 | shadow answers that differ | `rate(tidegate_shadow_mismatches_total[5m]) / on (route, service, version) group_left rate(tidegate_shadow_compared_total[5m])` |
@@ -47,6 +50,7 @@ fn every_family_is_documented_and_every_documented_one_exists() {
     let _guard = Guard::register(metrics.registry()).unwrap();
     let _listener = door.listener("web");
     let _certificates = Book::new(AcmeMetrics::register(metrics.registry()).unwrap()).showing_one();
+    Arc::new(Recorder::default()).register(metrics.registry()).unwrap();
     let _shadows = Shadows::start(1, metrics.registry()).unwrap();
 
     let mut page = INTRODUCTION.to_owned();

@@ -58,7 +58,7 @@ fn word_value(word: &str, kind: &str) -> Value {
 
 words! {
     /// What a breach reaches; true: everything.
-    ReachOf(bool), "what is reached", "bad-reach", "string", {
+    ReachOf(bool), "a reach", "bad-reach", "string", {
         "service" => false,
         "all" => true,
     }
