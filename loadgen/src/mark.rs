@@ -15,6 +15,7 @@
 //!
 //! - A run is marked from its first request to its last: one that would outlive its mark isn't begun.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -23,10 +24,34 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tidegate_model::mark;
 use tidegate_model::scenario::Plan;
-use tidegate_model::scenario::plan::{Piece, Template};
+use tidegate_model::scenario::plan::{Piece, Step, Template};
 
 /// How long a run's mark outlives its schedule: requests that are under way then are still dyed at the next gateway.
 const AFTERWARDS: Duration = Duration::from_secs(600);
+
+/// `plan` as it is sent: marked, where it says so, and as it stands where it isn't, or was marked by a coordinator.
+///
+/// # Errors
+///
+/// As [`dye`].
+pub fn dyed(plan: &Plan, now: u64) -> anyhow::Result<Cow<'_, Plan>> {
+    let Some(mark) = &plan.mark else { return Ok(Cow::Borrowed(plan)) };
+    if plan.steps().all(|step| is_marked(step, &mark.run, now)) {
+        return Ok(Cow::Borrowed(plan));
+    }
+    let mut plan = plan.clone();
+    dye(&mut plan, now)?;
+    Ok(Cow::Owned(plan))
+}
+
+/// Whether `step` carries a mark of `run` that still holds, whoever signed it.
+fn is_marked(step: &Step, run: &str, now: u64) -> bool {
+    step.headers.iter().any(|(name, value)| {
+        let [Piece::Text(text)] = &value.pieces[..] else { return false };
+        let mark = mark::Mark::parse(text.as_bytes());
+        name == mark::HEADER && mark.is_ok_and(|mark| mark.run == run && mark.expiry > now)
+    })
+}
 
 /// Marks every request of `plan`, where it says so, with a proof that is signed once, at `now` (Unix seconds), and is good
 /// for every host. What a step says of `x-pt` itself gives way; its other baggage stays.
@@ -125,6 +150,7 @@ mod tests {
             assert!(step.headers.contains(&baggage));
         }
         std::fs::remove_file(key).unwrap();
+        assert!(matches!(dyed(&plan, 1_900_000_000), Ok(Cow::Borrowed(_))), "a worker needs no key");
         assert!(dye(&mut plan, 1_900_000_000).unwrap_err().to_string().contains("could not read the key"));
     }
 

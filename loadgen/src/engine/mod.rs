@@ -33,6 +33,7 @@ pub use ender::{Cause, Ender};
 use crate::clock;
 use crate::collect::{Beat, Collected, Collector};
 use crate::fill::Supply;
+use crate::mark;
 use crate::outcome::{Outcome, StepOutcome, Verdict};
 use crate::record::{BATCHES, Batch, Recorder};
 use crate::schedule::{Deal, Schedule};
@@ -88,6 +89,9 @@ pub enum StartError {
     /// A check or a take can't be used.
     #[error("{0}")]
     Check(String),
+    /// The requests can't be marked.
+    #[error("{0:#}")]
+    Mark(anyhow::Error),
     /// The system has no room for the threads.
     #[error("can't start the sending threads")]
     Threads(#[source] std::io::Error),
@@ -103,6 +107,8 @@ pub enum StartError {
 /// When it can't start. Nothing was sent then.
 pub fn run(plan: &Plan, start: &Start, watch: &mut dyn FnMut(Beat<'_>)) -> Result<Outcome, StartError> {
     limits::raise_descriptors();
+    let marked = mark::dyed(plan, clock::unix_now() / 1_000_000_000).map_err(StartError::Mark)?;
+    let plan = &*marked;
     let prepared = Arc::new(Prepared::new(plan)?);
     let (now, unix) = (clock::now(), clock::unix_now());
     let begins = now + start.at.map_or(RUN_UP, |at| at.saturating_sub(unix));

@@ -28,10 +28,10 @@ use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 
 use crate::config::decode::{Decode, Path};
-use crate::config::{Access, At, Bounds, Challenge, ClientIp, Config, Many, Paths, Recording, Switch};
+use crate::config::{Access, At, Challenge, ClientIp, Config, Many, Paths, Recording, Switch};
 use crate::desired::{self, Desired};
 use crate::diagnostic::{Diagnostic, Place};
-use crate::literal::{AccessLogTo, FilePath, Network, Whole};
+use crate::literal::{AccessLogTo, FilePath, Network};
 use crate::problems::{Problems, Span};
 use crate::yaml;
 use names::Names;

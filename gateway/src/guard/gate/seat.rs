@@ -27,7 +27,7 @@ impl Seat {
     #[cfg(test)]
     pub(crate) fn anywhere() -> Self {
         let metrics = crate::record::Metrics::new().service("any");
-        let gate = Arc::new(Gate::new("any", Capacity::Off, Arc::new(Known::new(0, 0)), metrics));
+        let gate = Arc::new(Gate::new("any", super::Capacity::Off, Arc::new(super::Known::new(0, 0)), metrics));
         gate.seat(SourceId::from_hash(0), false)
     }
 
