@@ -16,6 +16,7 @@ pub mod feeders;
 pub mod fill;
 pub mod import;
 pub mod judge;
+pub mod live;
 pub mod mark;
 pub mod outcome;
 pub mod preview;
