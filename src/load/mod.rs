@@ -1,12 +1,12 @@
 //! `tidegate load`: sends requests by a schedule, and says how long the answers took.
 
+mod drive;
+mod scrape;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tidegate_loadgen::judge;
-use tidegate_loadgen::outcome::{Outcome, Verdict};
-use tidegate_loadgen::{Beat, Cause, Ender, Start};
 use tidegate_model::scenario::Plan;
 use tidegate_model::scenario::plan::{Client, Flow, Load, Origin, Protocol, Spacing, Stage, Step, Template};
 
@@ -48,9 +48,8 @@ pub struct Args {
     /// Threads that send [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
-    /// Print all that was found out as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: drive::Output,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -64,48 +63,7 @@ fn rate(text: &str) -> Result<f64, String> {
 ///
 /// When the URL can't be read, or the run could not start.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let plan = plan(&args)?;
-    let start = Start::default();
-    end_on_interrupt(start.ender.clone())?;
-    let mut watch = |beat: Beat<'_>| {
-        let second = beat.second;
-        let ms = |nanos: u64| nanos as f64 / 1e6;
-        eprintln!(
-            "{:>4} s  sent {:>7}  good {:>7}  failed {:>5}  unsent {:>5}  p50 {:.3} ms  p99 {:.3} ms",
-            second.at + 1,
-            second.sent,
-            second.good,
-            beat.all.failed(),
-            second.unsent,
-            ms(second.response[0]),
-            ms(second.response[2]),
-        );
-    };
-    let mut outcome = tidegate_loadgen::run(&plan, &start, &mut watch)?;
-    judge::judge(&plan, &mut outcome);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&outcome)?);
-    } else {
-        print(&outcome);
-    }
-    Ok(ExitCode::from(judge::exit_code(&outcome.verdict)))
-}
-
-/// The first interrupt ends the run; the second doesn't wait for what is open.
-fn end_on_interrupt(ender: Ender) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().build().context("can't watch for signals")?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                ender.end(Cause::Interrupted);
-            }
-            if tokio::signal::ctrl_c().await.is_ok() {
-                ender.hurry(Cause::Interrupted);
-            }
-        });
-    })?;
-    Ok(())
+    drive::drive(&plan(&args)?, &args.output)
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
@@ -150,23 +108,4 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         mark: None,
         seed: 1,
     })
-}
-
-fn print(outcome: &Outcome) {
-    let all = &outcome.all;
-    println!("{} · {} ({} model)", outcome.name, outcome.load, outcome.model);
-    println!("due {} · sent {} · unsent {} · good {}", all.due, all.sent, all.unsent, all.good);
-    for (name, times) in [("response", &all.response), ("service", &all.service), ("lag", &outcome.generator.lag)] {
-        let quantiles: Vec<String> =
-            times.quantiles.iter().map(|(q, nanos)| format!("p{} {:.3}", q * 100.0, *nanos as f64 / 1e6)).collect();
-        println!("{name:>8} (ms): mean {:.3}  {}", times.mean / 1e6, quantiles.join("  "));
-    }
-    for (failure, count) in &all.failures {
-        println!("{:>8} {} ({})", count, failure.text(), all.examples.get(failure).map_or("", String::as_str));
-    }
-    let cpu: Vec<String> = outcome.generator.threads.iter().map(|share| format!("{:.0} %", share * 100.0)).collect();
-    if let Verdict::GeneratorLimited { reasons } = &outcome.verdict {
-        reasons.iter().for_each(|reason| println!("generator-limited: {reason}"));
-    }
-    println!("generator: CPU of its threads {}, {} KiB of memory", cpu.join(", "), outcome.generator.memory / 1_024);
 }

@@ -8,7 +8,7 @@
 //! Reading is in `scrape`, comparing two readings in `view`, words and columns in `layout`, the terminal in `screen`.
 
 mod layout;
-mod scrape;
+pub(crate) mod scrape;
 mod screen;
 mod view;
 

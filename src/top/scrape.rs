@@ -49,7 +49,7 @@ pub(super) struct Reading {
 
 /// One line of the exposition format.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// The family, with `_bucket`, `_sum` or `_count` for histograms.
     pub name: String,
     /// Labels, in their order.
@@ -186,7 +186,7 @@ impl Admin {
 }
 
 /// Reads the exposition format 0.0.4. `None` where a line isn't in it.
-pub(super) fn parse(text: &str) -> Option<Vec<Sample>> {
+pub(crate) fn parse(text: &str) -> Option<Vec<Sample>> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(sample).collect()
 }
 

@@ -16,6 +16,7 @@ use hdrhistogram::Histogram;
 use tidegate_model::scenario::plan::{Comparison, Measure, Plan, Stop};
 
 use super::{compare, say};
+use crate::Moment;
 use crate::report::words;
 
 /// One second of a step, or of all of them.
@@ -33,6 +34,19 @@ pub struct Seen<'a> {
     pub service: &'a Histogram<u64>,
     /// Ages, from the intended start, of what is open at its end; nanoseconds.
     pub open: &'a [u64],
+}
+
+impl<'a> From<&'a Moment> for Seen<'a> {
+    fn from(moment: &'a Moment) -> Self {
+        Self {
+            good: moment.good,
+            failed: moment.failed(),
+            unsent: moment.counts.unsent,
+            response: &moment.response,
+            service: &moment.service,
+            open: &moment.open,
+        }
+    }
 }
 
 /// The conditions of a run, with what they saw in their windows.

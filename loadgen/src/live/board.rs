@@ -64,11 +64,11 @@ impl Stretch {
 }
 
 impl Board {
-    /// Before the first second of `plan`, whose load is `load` in a sentence.
-    pub fn new(plan: &Plan, load: String) -> Self {
+    /// Before the first second of `plan`.
+    pub fn new(plan: &Plan) -> Self {
         Self {
             name: plan.name.clone(),
-            load,
+            load: crate::describe::load(&plan.load),
             lasts: plan.lasts(),
             open_model: !matches!(plan.load, Load::Closed { .. }),
             newest: Second::default(),

@@ -264,7 +264,7 @@ mod tests {
     use crate::report::sample;
 
     fn drawn(width: u16, height: u16, wishes: u32) -> String {
-        let mut board = Board::new(&sample::plan(), "100/s for 60 s".to_owned());
+        let mut board = Board::new(&sample::plan());
         let run = sample::run(34);
         let times = run.all.response.whole().unwrap();
         run.seconds.iter().for_each(|second| board.beat(second, &times, &times));
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn plain_line_sums_up_what_came_since_the_last_one() {
-        let mut board = Board::new(&sample::plan(), String::new());
+        let mut board = Board::new(&sample::plan());
         let run = sample::run(10);
         let times = run.all.response.whole().unwrap();
 

@@ -9,4 +9,5 @@ pub mod junit;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod seconds;
+pub mod summary;
 pub mod words;

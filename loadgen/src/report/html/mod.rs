@@ -9,9 +9,9 @@
 //!
 //! # Not here
 //!
-//! The charts' numbers are in [`series`], the sentences in `card`, the tables in `tables`.
+//! The charts' numbers are in [`series`], the sentences in [`card`], the tables in `tables`.
 
-mod card;
+pub mod card;
 pub mod series;
 mod tables;
 
