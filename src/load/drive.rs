@@ -62,11 +62,14 @@ pub fn drive(plan: &Plan, output: &Output) -> anyhow::Result<ExitCode> {
     let look = if output.quiet { Look::Nothing } else { Look::suitable(&board) };
     let mut live = Live::begin(board, look, wishes(start.ender.clone()))?;
 
+    let lasts = plan.lasts().as_secs_f64();
     let mut stops = Stops::new(plan);
     let mut spoiled: Option<anyhow::Error> = None;
     let mut watch = |beat: Beat<'_>| {
         let steps: Vec<Seen<'_>> = beat.steps.iter().map(Seen::from).collect();
-        if let Some(reason) = stops.beat(Seen::from(beat.all), &steps) {
+        let reason = stops.beat(Seen::from(beat.all), &steps);
+        // Once the schedule is over there is nothing left to stop, and rates fall by themselves.
+        if let Some(reason) = reason.filter(|_| f64::from(beat.second.at + 1) <= lasts) {
             start.ender.end(Cause::Stopped(reason));
         }
         let examples = beat.totals.iter().flat_map(|total| &total.examples).map(|(kind, text)| (*kind, text.as_str()));

@@ -14,6 +14,7 @@ mod differential;
 mod dyed;
 mod handshakes;
 mod kit;
+mod load_report;
 mod protocols;
 mod quota;
 mod recording;
