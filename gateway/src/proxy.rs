@@ -267,10 +267,13 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        if session.is_http2() {
+            edit::detach(response)?;
+        }
         let Some(plan) = exchange.plan.as_deref() else { return Ok(()) };
         if response.status.is_informational() && response.status != 101 {
             return Ok(());

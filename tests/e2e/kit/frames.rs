@@ -48,7 +48,7 @@ pub async fn open(address: SocketAddr, settings: &[u8]) -> TcpStream {
 }
 
 /// What a server says until it closes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Said {
     /// Why it says GOAWAY, where it does.
     pub goaway: Option<u32>,
