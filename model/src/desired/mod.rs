@@ -157,7 +157,7 @@ impl Default for Bounds {
         Self {
             shadow_bytes: 64 << 20,
             limit_keys: 200_000,
-            bans: 1_000_000,
+            bans: 500_000,
             connections: 15_000,
             connections_per_source: 10_000,
             connections_per_network: 12_000,
