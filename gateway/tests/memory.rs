@@ -56,8 +56,15 @@ fn client(n: u32) -> IpAddr {
 /// Three requests of each of these clients, and how many of the last ones were turned away.
 fn flood(snapshot: &Snapshot, clients: impl Iterator<Item = u32>) -> u32 {
     let (headers, mut dice) = (HeaderMap::new(), StdRng::seed_from_u64(0));
-    let head =
-        Head { method: &Method::GET, host: "a", path: "/", query: None, headers: &headers, content_length: None };
+    let head = Head {
+        method: &Method::GET,
+        host: "a",
+        path: "/",
+        query: None,
+        headers: &headers,
+        content_length: None,
+        dyed: None,
+    };
     let mut connection = Connection {
         peer: SocketAddr::new(client(0), 1),
         local: SocketAddr::from(([192, 0, 2, 1], 80)),
