@@ -115,15 +115,11 @@ fn arithmetic(plan: &Plan, out: &mut String) {
             Order::Unique => "each once",
             Order::Given => "as recorded",
         };
-        let rows = plain(feeder.rows.len() as f64);
+        let many = if feeder.rows.len() == 1 { "row" } else { "rows" };
+        let rows = format!("{} {many}", plain(feeder.rows.len() as f64));
         line(
             "feeder",
-            format!(
-                "{}: {rows} rows of {}, {order} ({})",
-                feeder.name,
-                feeder.fields.join(", "),
-                feeder.path.display()
-            ),
+            format!("{}: {rows} of {}, {order} ({})", feeder.name, feeder.fields.join(", "), feeder.path.display()),
         );
     }
     for (at, threshold) in plan.thresholds.iter().enumerate() {

@@ -18,5 +18,6 @@ mod load_report;
 mod protocols;
 mod quota;
 mod recording;
+mod scenario;
 mod stapling;
 mod upstream;
