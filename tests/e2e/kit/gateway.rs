@@ -259,6 +259,11 @@ impl Gateway {
         assert!(Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap().success());
     }
 
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until the process has ended.
     pub async fn until_ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
