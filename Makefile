@@ -68,6 +68,8 @@ check-configs: $(STAMPS)/build ## The examples, through the binary itself (witho
 bench: build $(STAMPS)/test $(STAMPS)/bench ## The behaviours at full size, the micro benches, and CPU per request beside nginx and HAProxy.
 	TIDEGATE_FULL=1 cargo nextest run --release --locked --profile bench --test e2e
 	cargo bench --workspace --locked
+	TIDEGATE_FULL=1 cargo nextest run --release --locked --profile bench -p tidegate-loadgen --test engine -E 'test(/^pause/)'
+	benches/load_side_by_side.py --binary $(TARGET)/release/tidegate
 	benches/side_by_side.py --binary $(TARGET)/release/tidegate
 
 # As long as you like: FOR=10m for each target (s, m and h), all beside each other.

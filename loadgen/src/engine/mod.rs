@@ -10,10 +10,12 @@ mod connect;
 mod ender;
 mod fault;
 mod h1;
+mod http2;
 mod io;
 mod limits;
 mod pool;
 mod prepare;
+mod share;
 mod slots;
 mod thread;
 mod tls;
@@ -92,6 +94,9 @@ pub enum StartError {
     /// The requests can't be marked.
     #[error("{0:#}")]
     Mark(anyhow::Error),
+    /// A step sends messages.
+    #[error("steps with messages (WebSocket) can't be sent yet")]
+    WebSocket,
     /// The system has no room for the threads.
     #[error("can't start the sending threads")]
     Threads(#[source] std::io::Error),

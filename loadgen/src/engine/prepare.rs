@@ -6,12 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use bytes::Bytes;
 use tidegate_model::scenario::Plan;
-use tidegate_model::scenario::plan::{Arrival, Check, Client, Feeder, From, Load, Origin, Step, Think};
+use tidegate_model::scenario::plan::{Arrival, Check, Client, Feeder, From, Load, Origin, Protocol, Step, Think};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::connect::Place;
 use super::h1::Keeps;
+use super::http2::translate;
 use super::tls;
 use super::wire::Wire;
 use super::{Deal, StartError};
@@ -43,6 +45,8 @@ pub struct Request {
     pub place: usize,
     /// Its bytes.
     pub wire: Wire,
+    /// The same for HTTP/2, where nothing in it is filled.
+    pub http2: Option<(http::Request<()>, Bytes)>,
     /// In nanoseconds.
     pub timeout: u64,
     /// Whether its answer has no body, whatever it says (HEAD).
@@ -85,6 +89,9 @@ impl Prepared {
             first += flow.steps.len();
         }
         let mut steps = Vec::new();
+        if plan.steps().any(|step| !step.messages.is_empty()) {
+            return Err(StartError::WebSocket);
+        }
         for flow in &plan.flows {
             let examiners = Examiner::of(flow).map_err(|err| StartError::Check(err.to_string()))?;
             for (step, examiner) in flow.steps.iter().zip(examiners) {
@@ -160,9 +167,15 @@ fn place(origin: &Origin, client: &Client, tls: Option<&Arc<rustls::ClientConfig
 fn request(step: &Step, client: &Client, place: usize, examiner: Examiner) -> Request {
     let in_head = step.checks.iter().any(|check| matches!(check, Check::Header(..)))
         || step.takes.iter().any(|take| matches!(take.from, From::Header(_) | From::Cookie(_)));
+    let wire = Wire::new(step, client);
+    let http2 = match &wire {
+        Wire::Fixed(bytes) if client.protocol == Protocol::Http2 => translate(bytes, step.origin.tls),
+        Wire::Fixed(_) | Wire::Filled(_) => None,
+    };
     Request {
         place,
-        wire: Wire::new(step, client),
+        wire,
+        http2,
         timeout: u64::try_from(step.timeout.as_nanos()).unwrap_or(u64::MAX),
         bodiless: step.method == "HEAD",
         idempotent: ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].contains(&step.method.as_str()),

@@ -11,9 +11,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tidegate_model::scenario::plan::Protocol;
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::ender::Ender;
+use super::http2::Lines;
 use super::pool::Pool;
 use super::prepare::Prepared;
 use super::slots::{Open, Slots};
@@ -73,6 +75,8 @@ pub struct Thread {
     pub slots: Slots,
     /// Its connections.
     pub pool: RefCell<Pool>,
+    /// Its shared connections, where it speaks HTTP/2.
+    pub lines: Lines,
     /// What templates are filled with.
     pub supply: RefCell<Supply>,
     /// Its pen.
@@ -117,9 +121,15 @@ impl Thread {
     fn new(job: Job, recorder: Recorder) -> std::io::Result<Self> {
         let mut arrivals = job.arrivals;
         let next = arrivals.as_mut().and_then(Iterator::next);
+        let client = &job.prepared.client;
+        let places = job.prepared.places.len();
+        let streams = if client.keep_alive { client.streams } else { 1 };
+        // Shared connections aren't given up for other places, so each has one at least.
+        let least = if client.protocol == Protocol::Http2 { places as u32 } else { 1 };
         Ok(Self {
             slots: Slots::new(),
-            pool: RefCell::new(Pool::new(job.prepared.places.len(), job.connections)),
+            lines: Lines::new(places, streams),
+            pool: RefCell::new(Pool::new(places, job.connections.max(least))),
             supply: RefCell::new(job.supply),
             recorder: RefCell::new(recorder),
             buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
@@ -203,6 +213,14 @@ impl Thread {
         {
             self.idle_until.set(at);
             self.alarm.set(at, clock::now());
+        }
+    }
+
+    /// A connection is closed, or could not be made: somebody may wait for the room.
+    pub fn closed(&self) {
+        let waiting = self.pool.borrow_mut().closed();
+        if let Some(waiting) = waiting {
+            self.slots.call(waiting);
         }
     }
 

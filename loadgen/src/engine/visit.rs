@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tidegate_model::scenario::plan::Protocol;
 
 use super::connect::connect;
 use super::fault::Fault;
@@ -14,6 +15,7 @@ use super::h1::{Answer, Exchange, Reader, exchange};
 use super::io::Io;
 use super::pool::Got;
 use super::prepare::Request;
+use super::share;
 use super::slots::Open;
 use super::thread::Thread;
 use super::wire::Wire;
@@ -138,7 +140,11 @@ async fn request(thread: &Rc<Thread>, slot: usize, index: u16, intended: u64, ba
     }
     let mut open = Open { step: index, intended, sent: begun };
     thread.slots.opens(slot, Some(open));
-    let done = carry(thread, slot, &mut open, &baggage.request).await;
+    let done = if thread.prepared.client.protocol == Protocol::Http2 {
+        Box::pin(share::carry(thread, slot, &mut open, &baggage.request)).await
+    } else {
+        carry(thread, slot, &mut open, &baggage.request).await
+    };
     let now = clock::now();
     thread.slots.opens(slot, None);
     let status = done.as_ref().map_or(0, |answer| answer.status);
@@ -255,8 +261,8 @@ async fn connection(thread: &Rc<Thread>, slot: usize, place: usize, new: bool) -
     }
 }
 
-/// Makes a connection, in time.
-async fn make(thread: &Rc<Thread>, slot: usize, place: usize) -> Result<Io, Fault> {
+/// Makes a connection, in time. The deadline stays.
+pub async fn make(thread: &Rc<Thread>, slot: usize, place: usize) -> Result<Io, Fault> {
     let number = thread.connections.replace(thread.connections.get() + 1);
     let timeout = u64::try_from(thread.prepared.client.connect_timeout.as_nanos()).unwrap_or(NEVER);
     thread.deadline(slot, clock::now().saturating_add(timeout));
@@ -269,10 +275,8 @@ async fn make(thread: &Rc<Thread>, slot: usize, place: usize) -> Result<Io, Faul
         done => done,
     })
     .await;
-    if made.is_err()
-        && let Some(waiting) = thread.pool.borrow_mut().closed()
-    {
-        thread.slots.call(waiting);
+    if made.is_err() {
+        thread.closed();
     }
     made
 }

@@ -2,5 +2,7 @@
 
 mod counts;
 mod failures;
+mod http2;
 mod kit;
 mod pause;
+mod tls;
