@@ -94,7 +94,12 @@ pub fn failure(session: &Session, error: &Error) -> Option<Failure> {
         (ErrorSource::Downstream, ErrorType::ReadError) if is_too_slow(error) => Some(Failure::ClientLate),
         (
             ErrorSource::Downstream,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::WriteTimedout,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::ConnectionClosed
+            | ErrorType::WriteTimedout
+            // It has reset its stream.
+            | ErrorType::H2Error,
         ) => None,
         (ErrorSource::Downstream, _) => Some(Failure::BadRequest),
         (ErrorSource::Upstream, _) => Some(Failure::Endpoint),
