@@ -29,7 +29,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::HOST;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -375,20 +375,17 @@ impl Proxy {
         exchange.answers(answer);
         let request = session.req_header();
         let reply = Reply::new(answer, exchange, &request.method, &request.headers);
-        let mut head = ResponseHeader::build(reply.status, Some(reply.lines.len() + 3))?;
-        for (name, value) in &reply.lines {
-            head.append_header(name.clone(), value.clone())?;
-        }
-        if let Some(length) = reply.length {
-            head.insert_header(CONTENT_LENGTH, length)?;
-        }
-        session.write_response_header(Box::new(head), reply.body.is_empty()).await?;
+        session.write_response_header(reply.head()?, reply.body.is_empty()).await?;
         session.write_response_body(Some(reply.body), true).await
     }
 }
 
 /// Brings the head to its normal form; the answer for one that has none, or breaks a rule.
-fn strict(request: &mut RequestHeader, exchange: &Exchange) -> std::result::Result<(), Box<Answer>> {
+///
+/// # Errors
+///
+/// That answer.
+pub fn strict(request: &mut RequestHeader, exchange: &Exchange) -> std::result::Result<(), Box<Answer>> {
     if request.version == Version::HTTP_2 {
         head::check_http2(request, exchange.connection.guard.max_headers)
             .map_err(|refusal| Box::new(answer::refused(exchange.visitor(&request.headers), refusal)))?;

@@ -57,6 +57,10 @@ impl Rig {
     async fn exchange(&self, bytes: &[u8]) -> (Vec<Said>, Vec<String>) {
         let before = self.app.seen().len();
         let said = raw_bytes(self.gateway.web(), bytes).await;
+        (answers(&said), self.seen_since(before))
+    }
+
+    fn seen_since(&self, before: usize) -> Vec<String> {
         let seen = self.app.seen().split_off(before);
         let seen = seen.iter().map(|seen| {
             let mut headers: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -66,7 +70,23 @@ impl Rig {
             headers.remove("x-request-id").expect("every request has an id");
             format!("{} {} {} {headers:?} {:?}", seen.method, seen.path, seen.host, seen.body)
         });
-        (answers(&said), seen.collect())
+        seen.collect()
+    }
+
+    /// What a request over HTTP/2 is answered, and what that made the endpoints see. Each has a connection of its own.
+    async fn stream(&self, (method, url, headers, body): &Stream) -> (Option<Said>, Vec<String>) {
+        let before = self.app.seen().len();
+        let mut client = Client::h2c(self.gateway.web()).await.unwrap();
+        let answer = client.send(request(method, url, headers, *body)).await.ok();
+        let said = answer.map(|answer| {
+            let value = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let headers = answer.headers.iter().map(|(name, v)| (name.to_string(), value(v)));
+            let mut headers: Vec<_> =
+                headers.filter(|(name, _)| !["date", "x-request-id", "trailer"].contains(&name.as_str())).collect();
+            headers.sort();
+            Said { status: answer.status, reason: String::new(), headers, body: answer.text() }
+        });
+        (said, self.seen_since(before))
     }
 }
 
@@ -187,6 +207,81 @@ async fn both_carriers_send_the_same_requests_and_give_the_same_answers() {
         let (one, other) = tokio::join!(express.exchange(bytes.as_bytes()), pingora.exchange(bytes.as_bytes()));
         if one != other {
             wrong.push(format!("{written:?}\n  express {one:#?}\n  pingora {other:#?}"));
+        }
+    }
+
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A request over HTTP/2: method, URL, headers, body.
+type Stream = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
+
+/// What HTTP/2 clients send.
+const STREAMS: &[Stream] = &[
+    ("GET", "http://Shop.Example.com:8080/a", &[("user-agent", "test"), ("accept", "*/*")], ""),
+    ("GET", "http://x", &[], ""),
+    ("GET", "http://x/a//b/%2f?x=%20&y", &[], ""),
+    ("GET", "http://x/../a", &[], ""),
+    ("HEAD", "http://x/a", &[], ""),
+    ("OPTIONS", "http://x/a", &[], ""),
+    ("PURGE", "http://x/a", &[], ""),
+    ("TRACE", "http://x/a", &[], ""),
+    (
+        "GET",
+        "http://x/a",
+        &[("te", "trailers"), ("trailer", "x"), ("proxy-authorization", "x"), ("http2-settings", "x")],
+        "",
+    ),
+    ("GET", "http://x/a", &[("cookie", "a=b"), ("cookie", "c=d"), ("cookie", "e=f"), ("x-a", ""), ("x-a", "1")], ""),
+    ("GET", "http://x/a", &[("cookie", "a=b")], ""),
+    (
+        "GET",
+        "http://x/a",
+        &[("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-forwarded-host", "evil")],
+        "",
+    ),
+    ("GET", "http://x/a", &[("traceparent", "nonsense"), ("tracestate", "a=b"), ("x-request-id", "mine")], ""),
+    ("GET", "http://x/a", &[("client-cert", "forged"), ("x-real-ip", "1.2.3.4"), ("x_forwarded_for", "1.2.3.4")], ""),
+    ("GET", "http://x/a", &[("host", "y")], ""),
+    ("POST", "http://x/e", &[], "hello"),
+    ("POST", "http://x/e", &[], ""),
+    ("POST", "http://x/e", &[("content-length", "0")], ""),
+    ("POST", "http://x/e", &[("content-length", "5")], "hello"),
+    ("POST", "http://x/e", &[("content-length", "6")], "hello"),
+    ("POST", "http://x/e", &[("content-length", "x")], "hello"),
+    ("POST", "http://x/e", &[("expect", "100-continue")], "hello"),
+    ("GET", "http://x/e", &[], "hello"),
+    ("POST", "http://x/small", &[], "12345678"),
+    ("POST", "http://x/small", &[], "123456789"),
+    ("GET", "http://x/fixed", &[], ""),
+    ("HEAD", "http://x/fixed", &[], ""),
+    ("POST", "http://x/fixed", &[], "hello"),
+    ("GET", "http://x/none", &[], ""),
+    ("GET", "http://x/moved/there?q=1", &[], ""),
+    ("GET", "http://x/few", &[("x-user", "bob")], ""),
+    ("GET", "http://x/few", &[("x-user", "bob")], ""),
+    ("GET", "http://x/few", &[("x-user", "bob"), ("content-type", "application/grpc")], ""),
+    ("GET", "http://x/edited/x?q=1", &[("x-gone", "1"), ("x-set", "theirs"), ("x-add", "theirs")], ""),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_carriers_send_the_same_requests_and_give_the_same_answers_over_http2() {
+    let (express, pingora) = tokio::join!(Rig::start(""), Rig::start("pingora"));
+
+    let mut wrong = Vec::new();
+    for stream in STREAMS {
+        let (one, other) = tokio::join!(express.stream(stream), pingora.stream(stream));
+        if one != other {
+            wrong.push(format!("{stream:?}\n  express {one:#?}\n  pingora {other:#?}"));
+        }
+    }
+    for answer in ANSWERS {
+        express.odd.set(Mood::Bytes(answer));
+        pingora.odd.set(Mood::Bytes(answer));
+        let get = ("GET", "http://x/odd/", &[][..], "");
+        let (one, other) = tokio::join!(express.stream(&get), pingora.stream(&get));
+        if one != other {
+            wrong.push(format!("{}\n  express {one:#?}\n  pingora {other:#?}", answer.escape_ascii()));
         }
     }
 

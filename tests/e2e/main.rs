@@ -20,4 +20,5 @@ mod quota;
 mod recording;
 mod scenario;
 mod stapling;
+mod streams;
 mod upstream;

@@ -38,11 +38,14 @@ impl Body {
         self.pace.wait(now)
     }
 
+    /// A piece has come: the client is waited for no more, until [`Body::late`] asks again.
+    pub fn came(&mut self, now: Timestamp) {
+        self.credit(now);
+    }
+
     /// Credits what has come in, and tells when it will be too late then; `None` when it is too late now.
     pub fn look(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let bytes = self.pulse.bytes();
-        let fresh = bytes - std::mem::replace(&mut self.seen, bytes);
-        self.pace.moved(fresh / self.pulse.bodies().max(1) as u64, || now);
+        self.credit(now);
         let late = self.pace.wait(now);
         if late > now {
             return Some(late);
@@ -50,6 +53,12 @@ impl Body {
         self.given_up = true;
         self.pulse.refused(Refusal::SlowBody);
         None
+    }
+
+    fn credit(&mut self, now: Timestamp) {
+        let bytes = self.pulse.bytes();
+        let fresh = bytes - std::mem::replace(&mut self.seen, bytes);
+        self.pace.moved(fresh / self.pulse.bodies().max(1) as u64, || now);
     }
 
     /// Whether it came too slowly.

@@ -105,6 +105,12 @@ impl PingoraCarrier {
         deadline.guard(work).await.flatten()
     }
 
+    /// Carries the exchange of an HTTP/2 stream, decided or not, of which nothing but the head was read. `body` is what its
+    /// client must bring.
+    pub async fn carry_stream(&self, session: Http2Session, exchange: Exchange, body: Option<Body>) {
+        self.exchange(ServerSession::new_http2(session), exchange, body).await;
+    }
+
     /// Carries an HTTP/1 exchange, decided or not, whose head lies unread at the front of `stream`.
     pub async fn carry(&self, stream: Box<DoorStream>, exchange: Exchange) -> Option<Box<DoorStream>> {
         let body_timeout = exchange.connection.guard.body_timeout;
@@ -134,78 +140,95 @@ impl Carrier for PingoraCarrier {
 
     async fn http2(
         self: Arc<Self>,
-        mut stream: Box<DoorStream>,
+        stream: Box<DoorStream>,
         connection: Arc<Connection>,
-        mut drain: watch::Receiver<bool>,
+        drain: watch::Receiver<bool>,
     ) {
-        let Some(pulse) = stream.pulse() else { return };
-        let stream = stream as Stream;
-        let digest = Arc::new(Digest {
-            ssl_digest: stream.get_ssl_digest(),
-            timing_digest: stream.get_timing_digest(),
-            proxy_digest: stream.get_proxy_digest(),
-            socket_digest: stream.get_socket_digest(),
-        });
-        let handshake = server::handshake(stream, Some(options(&connection.guard)));
-        let mut http2 = match tokio::time::timeout(connection.guard.handshake_timeout, handshake).await {
-            Ok(Ok(http2)) => http2,
-            Ok(Err(error)) => return debug!(%error, "http2 preface refused"),
-            Err(_) => return debug!("http2 preface came too late"),
+        let facts = Arc::clone(&connection);
+        let carry = move |session, body| {
+            let (carrier, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            async move {
+                let exchange = carrier.begin(connection, false);
+                carrier.carry_stream(session, exchange, body).await;
+            }
         };
+        serve_http2(stream, &facts, drain, carry).await;
+    }
+}
 
-        let idle = connection.guard.idle_timeout;
-        let streams = Arc::new(Streams::default());
-        let mut malformed = 0;
-        let mut draining = *drain.borrow();
-        if draining {
-            http2.graceful_shutdown();
-        }
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                changed = drain.changed(), if !draining => {
-                    // A closed channel means the door itself is gone.
-                    draining = changed.is_err() || *drain.borrow();
-                    if draining {
-                        http2.graceful_shutdown();
-                    }
-                    continue;
-                }
-                accepted = Http2Session::from_h2_conn(&mut http2, Arc::clone(&digest)) => accepted,
-                // A client that doesn't confirm our GOAWAY, and asks for nothing, isn't waited for.
-                () = streams.idle_for(GOAWAY), if draining => return debug!("http2 connection closed without a word"),
-                () = streams.idle_for(idle), if !draining => {
-                    draining = true;
+/// Serves an HTTP/2 connection until it ends: has each of its streams carried, in a task of its own. `carry` is given
+/// the stream's session, and its body where one must come.
+pub async fn serve_http2<F: Future<Output = ()> + Send + 'static>(
+    mut stream: Box<DoorStream>,
+    connection: &Connection,
+    mut drain: watch::Receiver<bool>,
+    carry: impl Fn(Http2Session, Option<Body>) -> F + Send + Sync,
+) {
+    let Some(pulse) = stream.pulse() else { return };
+    let stream = stream as Stream;
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let handshake = server::handshake(stream, Some(options(&connection.guard)));
+    let mut http2 = match tokio::time::timeout(connection.guard.handshake_timeout, handshake).await {
+        Ok(Ok(http2)) => http2,
+        Ok(Err(error)) => return debug!(%error, "http2 preface refused"),
+        Err(_) => return debug!("http2 preface came too late"),
+    };
+
+    let idle = connection.guard.idle_timeout;
+    let streams = Arc::new(Streams::default());
+    let mut malformed = 0;
+    let mut draining = *drain.borrow();
+    if draining {
+        http2.graceful_shutdown();
+    }
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            changed = drain.changed(), if !draining => {
+                // A closed channel means the door itself is gone.
+                draining = changed.is_err() || *drain.borrow();
+                if draining {
                     http2.graceful_shutdown();
+                }
+                continue;
+            }
+            accepted = Http2Session::from_h2_conn(&mut http2, Arc::clone(&digest)) => accepted,
+            // A client that doesn't confirm our GOAWAY, and asks for nothing, isn't waited for.
+            () = streams.idle_for(GOAWAY), if draining => return debug!("http2 connection closed without a word"),
+            () = streams.idle_for(idle), if !draining => {
+                draining = true;
+                http2.graceful_shutdown();
+                continue;
+            }
+        };
+        match accepted {
+            Err(error) => return debug!(%error, "http2 connection ended"),
+            Ok(None) => return,
+            Ok(Some(H2Accept::Rejected)) => {
+                malformed += 1;
+                if malformed > MALFORMED_STREAMS {
+                    return debug!("http2 connection closed for malformed streams");
+                }
+            }
+            Ok(Some(H2Accept::Session(mut session))) => {
+                if session.req_header().headers.len() > connection.guard.max_headers {
+                    pulse.refused(Refusal::TooManyHeaders);
+                    refuse(&mut session);
                     continue;
                 }
-            };
-            match accepted {
-                Err(error) => return debug!(%error, "http2 connection ended"),
-                Ok(None) => return,
-                Ok(Some(H2Accept::Rejected)) => {
-                    malformed += 1;
-                    if malformed > MALFORMED_STREAMS {
-                        return debug!("http2 connection closed for malformed streams");
-                    }
-                }
-                Ok(Some(H2Accept::Session(mut session))) => {
-                    if session.req_header().headers.len() > connection.guard.max_headers {
-                        pulse.refused(Refusal::TooManyHeaders);
-                        refuse(&mut session);
-                        continue;
-                    }
-                    session.set_write_timeout(Some(connection.guard.send_timeout));
-                    let place = streams.enter();
-                    let carrier = Arc::clone(&self);
-                    let body = body(&session, &connection.guard, &pulse);
-                    let connection = Arc::clone(&connection);
-                    tokio::spawn(async move {
-                        let _place = place;
-                        let exchange = carrier.begin(connection, false);
-                        carrier.exchange(ServerSession::new_http2(session), exchange, body).await;
-                    });
-                }
+                session.set_write_timeout(Some(connection.guard.send_timeout));
+                let place = streams.enter();
+                let body = body(&session, &connection.guard, &pulse);
+                let carried = carry(session, body);
+                tokio::spawn(async move {
+                    let _place = place;
+                    carried.await;
+                });
             }
         }
     }
@@ -229,9 +252,14 @@ fn options(guard: &ListenerGuard) -> H2Options {
 
 /// The body that a client must bring from now on. gRPC calls are conversations, in which silence is nobody's fault.
 fn body(session: &Http2Session, guard: &ListenerGuard, pulse: &Arc<Pulse>) -> Option<Body> {
+    (!is_grpc(session) && !session.is_body_empty())
+        .then(|| Body::new(Arc::clone(pulse), guard.min_body_rate, guard.body_timeout))
+}
+
+/// Whether the request is a gRPC call.
+pub fn is_grpc(session: &Http2Session) -> bool {
     let kind = session.req_header().headers.get(CONTENT_TYPE);
-    let talks = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    (!talks && !session.is_body_empty()).then(|| Body::new(Arc::clone(pulse), guard.min_body_rate, guard.body_timeout))
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Answers a request with more headers than its listener allows.

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use pingora_error::Result;
+use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::edit::{self, REQUEST_ID};
@@ -48,6 +49,22 @@ impl Reply {
         let bodiless = matches!(answer.status, 204 | 304);
         let body = if bodiless || method == Method::HEAD { Bytes::new() } else { answer.body.clone() };
         Self { status: answer.status, lines, length: (!bodiless).then_some(answer.body.len()), body }
+    }
+
+    /// Its head as Pingora writes it.
+    ///
+    /// # Errors
+    ///
+    /// Too many headers.
+    pub fn head(&self) -> Result<Box<ResponseHeader>> {
+        let mut head = ResponseHeader::build(self.status, Some(self.lines.len() + 3))?;
+        for (name, value) in &self.lines {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        if let Some(length) = self.length {
+            head.insert_header(CONTENT_LENGTH, length)?;
+        }
+        Ok(Box::new(head))
     }
 
     fn grpc(answer: &Answer, mut lines: Lines) -> Self {

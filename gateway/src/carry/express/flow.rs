@@ -27,6 +27,7 @@ use super::heard::Framing;
 use super::pool::{Buffer, Pool};
 use super::request::Request;
 use super::upload::{LAST_CHUNK, Upload};
+use super::waits::Waits;
 use super::wire::Conn;
 use crate::carry::verdict::Failure;
 use crate::clock;
@@ -34,7 +35,10 @@ use crate::door::stream::DoorStream;
 use crate::exchange::Exchange;
 
 /// Bytes that may wait for the endpoint before the client is read any further.
-const UP: usize = 16 << 10;
+pub const UP: usize = 16 << 10;
+
+/// Interim answers (1xx) before the final one. One more is a 502.
+pub const INTERIM: u32 = 16;
 
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,16 +90,12 @@ pub struct Flow<'a> {
     heard: bool,
     /// The endpoint's connection can carry another request, once this one is over.
     keeps: bool,
-    first_byte_at: Option<Timestamp>,
-    total_at: Option<Timestamp>,
-    /// Since when the client's body is waited for, and the endpoint's answer.
-    client_since: Option<Timestamp>,
-    answer_since: Option<Timestamp>,
+    waits: Waits,
 }
 
-/// How far the answer is.
+/// How far an answer is.
 #[derive(Debug)]
-enum Answer {
+pub enum Answer {
     /// Its head is awaited.
     Head,
     /// Its body passes.
@@ -115,9 +115,7 @@ impl<'a> Flow<'a> {
         conn: Conn,
         draining: bool,
     ) -> Self {
-        let plan = exchange.plan.as_deref();
-        let total_at = plan.and_then(|plan| exchange.total_deadline(plan));
-        let first_byte_at = exchange.first_byte_deadline(clock::now());
+        let waits = Waits::new(exchange);
         let mut flow = Self {
             stream,
             request,
@@ -138,10 +136,7 @@ impl<'a> Flow<'a> {
             told: false,
             heard: false,
             keeps: false,
-            first_byte_at,
-            total_at,
-            client_since: None,
-            answer_since: None,
+            waits,
         };
         if let Some(plan) = flow.exchange.plan.as_deref() {
             heads::to_endpoint(&mut flow.conn.up, request, flow.exchange, plan, flow.stream.body());
@@ -211,7 +206,7 @@ impl<'a> Flow<'a> {
             }
             match self.upload.poll_more(self.stream, cx, &mut self.conn.up) {
                 Poll::Pending => {
-                    self.client_since.get_or_insert_with(clock::now);
+                    self.waits.client_since.get_or_insert_with(clock::now);
                     return Ok(());
                 }
                 Poll::Ready(Err(err)) if err.kind() == ErrorKind::TimedOut => {
@@ -219,12 +214,11 @@ impl<'a> Flow<'a> {
                 }
                 Poll::Ready(Err(_)) => return Err(End::Gone),
                 Poll::Ready(Ok(bytes)) => {
-                    self.client_since = None;
+                    self.waits.client_since = None;
                     if !self.exchange.body_passes(bytes) {
                         return Err(self.fail(Failure::BodyTooLarge));
                     }
-                    // The endpoint can't be expected to answer before it has the request.
-                    self.first_byte_at = self.exchange.first_byte_deadline(clock::now());
+                    self.waits.body_passes(self.exchange);
                 }
             }
         }
@@ -259,12 +253,12 @@ impl<'a> Flow<'a> {
                 Poll::Pending => {
                     // Nothing more for now: what was held back leaves.
                     self.poll_flush(cx)?;
-                    self.answer_since.get_or_insert_with(clock::now);
+                    self.waits.answer_since.get_or_insert_with(clock::now);
                     return Ok(false);
                 }
                 Poll::Ready(Ok(1..)) => {
                     self.heard = true;
-                    self.answer_since = None;
+                    self.waits.answer_since = None;
                 }
                 Poll::Ready(Ok(0)) if matches!(self.answer, Answer::Body(Framing::Close)) => {
                     self.conn.down.extend_from_slice(LAST_CHUNK);
@@ -317,19 +311,9 @@ impl<'a> Flow<'a> {
 
     /// The deadline that comes first, and what it means when it passes.
     fn deadline(&self) -> Option<(Timestamp, End)> {
-        let plan = self.exchange.plan.as_deref()?;
         let late = if self.begun() { End::Gone } else { End::Broke { late: true, silent: false } };
-        let endpoint = match (self.begun(), self.answer_since) {
-            // It can't answer a request that the client hasn't sent.
-            (false, _) if self.client_since.is_some() => self.total_at,
-            (false, _) => self.first_byte_at,
-            (true, None) => self.total_at,
-            (true, Some(since)) => {
-                let idle = since + self.exchange.timeouts(plan).idle;
-                Some(self.total_at.map_or(idle, |total| total.min(idle)))
-            }
-        };
-        let client = self.client_since.map(|since| since + self.exchange.connection.guard.body_timeout);
+        let endpoint = self.waits.endpoint(self.begun(), self.exchange);
+        let client = self.waits.client_since.map(|since| since + self.exchange.connection.guard.body_timeout);
         let endpoint = endpoint.map(|at| (at, late));
         let client = client.map(|at| (at, self.fail(Failure::ClientLate)));
         [endpoint, client].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -338,8 +322,7 @@ impl<'a> Flow<'a> {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Some((at, end)) = self.deadline() else { return Poll::Pending };
         let passed = self.conn.alarm.poll(cx, at);
-        // Where neither waits for the client's body nor for its taking the answer, it is the endpoint that is silent.
-        if passed.is_ready() && self.begun() && self.answer_since.is_some() && self.client_since.is_none() {
+        if passed.is_ready() && self.begun() && self.waits.for_the_endpoint_only() {
             self.exchange.answer_broke(true, clock::now());
         }
         passed.map(|()| end)

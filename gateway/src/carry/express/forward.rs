@@ -1,5 +1,6 @@
 //! Carries a plan out: try after try, until an endpoint's answer has reached the client or there is nothing left to try.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,18 +23,36 @@ use crate::exchange::Exchange;
 /// Whether this carrier is sure of a decided request. Everything else is Pingora's: upgrades, `Expect`, HTTP/1.0, TLS
 /// or HTTP/2 to the endpoint, copies, and a Connection header that lists fields.
 pub fn is_plain(stream: &DoorStream, request: &Request, exchange: &Exchange) -> bool {
-    let Some(plan) = exchange.plan.as_deref() else { return false };
-    let service = exchange.service(plan);
     let usual = |option: &[u8]| {
         option.is_empty() || [&b"keep-alive"[..], b"close"].iter().any(|known| option.eq_ignore_ascii_case(known))
     };
     request.version == Version::HTTP_11
         && !stream.may_upgrade()
         && !request.expects_continue()
-        && exchange.tap.is_none()
-        && service.tls.is_none()
-        && service.spec.protocol != UpstreamProtocol::Http2
+        && goes_plainly(exchange)
         && request.connection_options().all(usual)
+}
+
+/// Whether a decided request goes to an endpoint that speaks plain HTTP/1, and nobody gets a copy.
+pub fn goes_plainly(exchange: &Exchange) -> bool {
+    let Some(plan) = exchange.plan.as_deref() else { return false };
+    let service = exchange.service(plan);
+    exchange.tap.is_none() && service.tls.is_none() && service.spec.protocol != UpstreamProtocol::Http2
+}
+
+/// What follows a try that ended so: another one, or else the end, with what the client is to be told instead of an
+/// endpoint's answer. `reused` says whether its connection had carried a request before, `repeatable` whether the request
+/// can be sent once more.
+pub fn after(end: End, exchange: &mut Exchange, reused: bool, repeatable: bool) -> ControlFlow<Option<Failure>> {
+    match end {
+        End::Answered | End::Gone => ControlFlow::Break(None),
+        End::Failed(failure) => ControlFlow::Break(Some(failure)),
+        End::Unwanted => ControlFlow::Continue(()),
+        End::Broke { late, silent } => match exchange.try_failed(late, reused && silent, repeatable, clock::now()) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(Some(Failure::Endpoint)),
+        },
+    }
 }
 
 /// What became of a request that was carried.
@@ -80,36 +99,42 @@ impl Express {
         upload: &mut Upload,
     ) -> Carried {
         loop {
-            let failed = |failure| Carried { failure: Some(failure), sent: 0, goes_on: false };
-            let Some(endpoint) = exchange.next_try(clock::now()) else { return failed(Failure::Internal) };
-            let Some(conn) = self.connect(&endpoint, exchange).await else {
-                match exchange.connect_failed(clock::now()) {
-                    true => continue,
-                    false => return failed(Failure::Endpoint),
-                }
+            let (endpoint, conn) = match self.reach(exchange).await {
+                Ok(reached) => reached,
+                Err(failure) => return Carried { failure: Some(failure), sent: 0, goes_on: false },
             };
             let reused = conn.reused;
             let mut flow = Flow::new(stream, request, exchange, upload, &self.pool, conn, self.pingora.is_draining());
             let end = flow.run().await;
-            let (sent, goes_on) = (flow.sent, flow.goes_on);
-            match end {
-                End::Answered => {
-                    if let Some(conn) = flow.into_conn() {
-                        lock(&self.pool).put(&endpoint, conn, clock::now());
-                    }
-                    return Carried { failure: None, sent, goes_on };
-                }
-                End::Gone => return Carried { failure: None, sent, goes_on: false },
-                End::Failed(failure) => return failed(failure),
-                End::Unwanted => {}
-                End::Broke { late, silent } => {
-                    drop(flow);
-                    let repeatable = upload.is_repeatable();
-                    if !exchange.try_failed(late, reused && silent, repeatable, clock::now()) {
-                        return failed(Failure::Endpoint);
-                    }
-                }
+            let (sent, goes_on) = (flow.sent, flow.goes_on && end == End::Answered);
+            self.keep(&endpoint, flow.into_conn().filter(|_| end == End::Answered));
+            if let ControlFlow::Break(failure) = after(end, exchange, reused, upload.is_repeatable()) {
+                return Carried { failure, sent, goes_on };
             }
+        }
+    }
+
+    /// Begins the next try: an endpoint, and a connection to it.
+    ///
+    /// # Errors
+    ///
+    /// No endpoint can be reached any more.
+    pub(super) async fn reach(&self, exchange: &mut Exchange) -> Result<(Arc<Endpoint>, Conn), Failure> {
+        loop {
+            let Some(endpoint) = exchange.next_try(clock::now()) else { return Err(Failure::Internal) };
+            if let Some(conn) = self.connect(&endpoint, exchange).await {
+                return Ok((endpoint, conn));
+            }
+            if !exchange.connect_failed(clock::now()) {
+                return Err(Failure::Endpoint);
+            }
+        }
+    }
+
+    /// Keeps a connection for another request, where it can carry one.
+    pub(super) fn keep(&self, endpoint: &Arc<Endpoint>, conn: Option<Conn>) {
+        if let Some(conn) = conn {
+            lock(&self.pool).put(endpoint, conn, clock::now());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Heads as they are written: the client's for the endpoint, and the endpoint's for the client.
 
 use http::header::HOST;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_error::Result;
 use smallvec::SmallVec;
@@ -15,7 +15,8 @@ use crate::door::framing::Body;
 use crate::exchange::Exchange;
 
 /// The lines of a head, where they were read; nothing is copied before it is written.
-struct Lines<'a>(SmallVec<[Line<'a>; 32]>);
+#[derive(Default)]
+pub struct Lines<'a>(SmallVec<[Line<'a>; 32]>);
 
 impl<'a> edit::Head<'a> for Lines<'a> {
     fn set(&mut self, name: &'a HeaderName, value: &'a HeaderValue) -> Result<()> {
@@ -32,7 +33,14 @@ impl<'a> edit::Head<'a> for Lines<'a> {
     }
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    /// Adds a line, unless it concerns one connection only, or us alone.
+    pub fn pass(&mut self, name: &'a [u8], value: &'a [u8]) {
+        if !is_hop_by_hop(name) && !is_for_the_proxy(name) {
+            self.0.push((name, value));
+        }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in &self.0 {
             line(out, name, value);
@@ -59,27 +67,28 @@ fn is_for_the_proxy(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"proxy-authorization") || name.eq_ignore_ascii_case(b"proxy-authenticate")
 }
 
-/// Writes the head that the endpoint gets. Never fails: the error that edits can give is Pingora's.
+/// Writes the head that the endpoint gets for an HTTP/1 request.
 pub fn to_endpoint(out: &mut Vec<u8>, request: &Request, exchange: &Exchange, plan: &Plan, body: Body) {
     let told = exchange.forwarding(&request.headers, request.authority());
     let host = exchange.snapshot.desired.routes[plan.route].rewrite.host.as_deref();
-    let mut lines = Lines(SmallVec::new());
+    let mut lines = Lines::default();
     for (name, value) in request.lines() {
-        if is_hop_by_hop(name) || is_for_the_proxy(name) {
-            continue;
-        }
         let value = match host {
             Some(host) if name.eq_ignore_ascii_case(HOST.as_str().as_bytes()) => host.as_bytes(),
             _ => value,
         };
-        lines.0.push((name, value));
+        lines.pass(name, value);
     }
     let edited = edit::to_endpoint(&mut lines, exchange, plan, &told);
     debug_assert!(edited.is_ok(), "a list has room for every line");
+    write_request(out, &request.method, plan.target.as_deref().unwrap_or(request.target()), &lines, body);
+}
 
-    out.extend_from_slice(request.method.as_str().as_bytes());
+/// Writes a request's head, whose `lines` are as the endpoint gets them.
+pub fn write_request(out: &mut Vec<u8>, method: &Method, target: &str, lines: &Lines<'_>, body: Body) {
+    out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(plan.target.as_deref().unwrap_or(request.target()).as_bytes());
+    out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     lines.write(out);
     if body == Body::Chunked {
@@ -90,7 +99,7 @@ pub fn to_endpoint(out: &mut Vec<u8>, request: &Request, exchange: &Exchange, pl
 
 /// Writes the head that the client gets for an endpoint's final answer. `keep` says whether its connection goes on.
 pub fn to_client(out: &mut Vec<u8>, heard: &Heard<'_, '_>, request: &Request, exchange: &Exchange, keep: bool) {
-    let mut lines = Lines(SmallVec::new());
+    let mut lines = Lines::default();
     let mut dated = false;
     for header in heard.headers() {
         let name = header.name.as_bytes();

@@ -1,14 +1,17 @@
-//! The carrier for plain HTTP/1: few instructions a request, and nothing that it isn't sure of.
+//! The carrier for plain exchanges: few instructions a request, and nothing that it isn't sure of.
 //!
-//! It stands in front of the Pingora carrier. It reads each HTTP/1 head once and has it decided once. The gateway's
-//! own answers it writes itself, so that refusing a flood stays cheap; plain exchanges it carries itself. Whatever isn't
-//! plain it hands over, decided but with every byte of the request unread.
+//! It stands in front of the Pingora carrier. It reads each head once and has it decided once. The gateway's own answers
+//! it writes itself, so that refusing a flood stays cheap; plain exchanges with HTTP/1 endpoints it carries itself.
+//! Whatever isn't plain it hands over, decided but with every byte of the request (over HTTP/2: of its body) unread.
 //!
 //! ```text
 //! request (read once) → decide → reply                          the gateway's own answers
 //!                              → forward → flow (a try) → ...   plain exchanges
 //!                              → Pingora                        everything else
 //! ```
+//!
+//! HTTP/2 connections are accepted as Pingora's carrier accepts them; each of their streams goes the same way here
+//! (`streams`).
 //!
 //! # Invariants
 //!
@@ -22,7 +25,9 @@ mod heard;
 mod pool;
 mod reply;
 mod request;
+mod streams;
 mod upload;
+mod waits;
 mod wire;
 
 use std::sync::{Arc, Mutex};
@@ -31,7 +36,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::carry::finish::{Carried, write_down};
-use crate::carry::pingora::PingoraCarrier;
+use crate::carry::pingora::{PingoraCarrier, serve_http2};
 use crate::clock;
 use crate::decide::{Answer, Connection, answer};
 use crate::door::Carrier;
@@ -107,7 +112,7 @@ impl Carrier for Express {
     ) -> Option<Box<DoorStream>> {
         let mut exchange = Exchange::new(connection, last, self.shared.snapshot.load_full(), clock::now());
         let Some(mut request) = Request::read(stream.head()) else {
-            return self.pingora.carry(stream, exchange).await;
+            return Box::pin(self.pingora.carry(stream, exchange)).await;
         };
         let answer = match request.normalise(&exchange.snapshot.desired.paths) {
             Ok(()) => match self.shared.challenges.knock(request.view().path).await {
@@ -120,7 +125,8 @@ impl Carrier for Express {
         match answer {
             Some(answer) => self.answer(stream, &request, exchange, &answer).await,
             None if forward::is_plain(&stream, &request, &exchange) => self.forward(stream, &request, exchange).await,
-            None => self.pingora.carry(stream, exchange).await,
+            // Boxed: few requests need the room that it takes.
+            None => Box::pin(self.pingora.carry(stream, exchange)).await,
         }
     }
 
@@ -130,6 +136,11 @@ impl Carrier for Express {
         connection: Arc<Connection>,
         drain: watch::Receiver<bool>,
     ) {
-        Arc::clone(&self.pingora).http2(stream, connection, drain).await;
+        let facts = Arc::clone(&connection);
+        let carry = move |session, body| {
+            let (express, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            async move { express.stream(session, connection, body).await }
+        };
+        serve_http2(stream, &facts, drain, carry).await;
     }
 }

@@ -20,8 +20,10 @@ const STEP: usize = 16 << 10;
 
 /// See the module.
 pub struct Upload {
-    /// Reads the client's chunking; `None` for a body of known length.
+    /// Reads the client's chunking, where it has one (HTTP/1).
     chunks: Option<ChunkScanner>,
+    /// Whether the endpoint gets it in chunks: its length isn't known.
+    chunked: bool,
     /// What was read so far, while it can be sent again.
     kept: Vec<u8>,
     keeps: bool,
@@ -36,8 +38,14 @@ pub struct Upload {
 impl Upload {
     /// The body of a request whose head was passed over. `keeps` says whether the request may be sent again.
     pub fn new(stream: &DoorStream, keeps: bool) -> Self {
-        let chunks = (stream.body() == Body::Chunked).then(ChunkScanner::default);
-        Self { chunks, kept: Vec::new(), keeps, reel: None, received: 0, done: stream.is_request_read() }
+        let chunked = stream.body() == Body::Chunked;
+        let chunks = chunked.then(ChunkScanner::default);
+        Self { chunks, chunked, kept: Vec::new(), keeps, reel: None, received: 0, done: stream.is_request_read() }
+    }
+
+    /// The body of an HTTP/2 request, which the client cuts into frames. `done` when there is nothing more to come.
+    pub fn of_frames(body: Body, done: bool, keeps: bool) -> Self {
+        Self { chunks: None, chunked: body == Body::Chunked, kept: Vec::new(), keeps, reel: None, received: 0, done }
     }
 
     /// Whether the request can be sent once more.
@@ -47,12 +55,23 @@ impl Upload {
 
     /// Begins another try: writes what was read already, and tells how many bytes of the body that is.
     pub fn restart(&self, out: &mut Vec<u8>) -> u64 {
-        let chunked = self.chunks.is_some();
-        frame(out, &self.kept, chunked);
-        if chunked && self.done {
-            out.extend_from_slice(LAST_CHUNK);
+        frame(out, &self.kept, self.chunked);
+        if self.done {
+            self.close(out);
         }
         self.kept.len() as u64
+    }
+
+    /// All of the body was read: writes its end.
+    pub fn end(&mut self, out: &mut Vec<u8>) {
+        self.done = true;
+        self.close(out);
+    }
+
+    fn close(&self, out: &mut Vec<u8>) {
+        if self.chunked {
+            out.extend_from_slice(LAST_CHUNK);
+        }
     }
 
     /// Reads on, writes what came into `out`, and tells how many bytes of the body that is.
@@ -75,23 +94,21 @@ impl Upload {
         }
         let before = self.received;
         match self.chunks.take() {
-            None => self.pass(bytes, out, false),
+            None => self.pass(bytes, out),
             Some(mut chunks) => {
-                let read = chunks.decode(bytes, |data| self.pass(data, out, true));
+                let read = chunks.decode(bytes, |data| self.pass(data, out));
                 self.chunks = Some(chunks);
                 read.map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
             }
         }
         if stream.is_request_read() {
-            self.done = true;
-            if self.chunks.is_some() {
-                out.extend_from_slice(LAST_CHUNK);
-            }
+            self.end(out);
         }
         Poll::Ready(Ok(self.received - before))
     }
 
-    fn pass(&mut self, data: &[u8], out: &mut Vec<u8>, chunked: bool) {
+    /// Writes a piece that came from the client.
+    pub fn pass(&mut self, data: &[u8], out: &mut Vec<u8>) {
         if let Some(reel) = &mut self.reel {
             reel.chunk(self.received, data);
         }
@@ -102,7 +119,7 @@ impl Upload {
             self.keeps = false;
             self.kept = Vec::new();
         }
-        frame(out, data, chunked);
+        frame(out, data, self.chunked);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{Answer, End, Flow};
+use super::{Answer, End, Flow, INTERIM};
 use crate::carry::express::heads;
 use crate::carry::express::heard::{self, Framing, Heard, MAX_HEADERS};
 use crate::carry::express::reply::DRAIN_BYTES;
@@ -10,9 +10,6 @@ use crate::carry::express::upload::{LAST_CHUNK, frame};
 use crate::carry::verdict::Failure;
 use crate::clock;
 use crate::door::framing::Body;
-
-/// Interim answers (1xx) before the final one. One more is a 502.
-const INTERIM: u32 = 16;
 
 impl Flow<'_> {
     /// Makes sense of what was read. False when more has to come first.
