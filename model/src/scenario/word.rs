@@ -1,13 +1,17 @@
 //! Literals of scenarios: `500/s`, `1s..3s`, `json $.token`, `item.p99 < 200ms`.
 
-use std::net::IpAddr;
-use std::time::Duration;
+mod condition;
+mod url;
 
+use std::net::IpAddr;
+
+pub use condition::{Condition, StopCondition};
 use regex::Regex;
 use serde_json::{Value, json};
+pub use url::{RequestLine, UrlOrPath, WholeUrl};
 
-use super::plan::{Comparison, From, Measure, Order, Origin, Spacing, Stop, Think, Threshold};
-use crate::literal::{CookieName, HeaderName, Host, Literal, Method, Name, RegexText, Time, TimeOrZero, Wrong};
+use super::plan::{From, Order, Spacing, Think};
+use crate::literal::{CookieName, HeaderName, Literal, RegexText, TimeOrZero, Wrong};
 use crate::problems::did_you_mean;
 
 /// The version of this format: 1.
@@ -46,140 +50,6 @@ impl Literal for Filled {
 
     fn schema() -> Value {
         json!({"type": ["string", "number", "boolean"]})
-    }
-}
-
-/// An origin: `https://shop.example.com`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WholeUrl(pub Origin);
-
-impl Literal for WholeUrl {
-    const WHAT: &'static str = "an origin";
-    const CODE: &'static str = "bad-url";
-    const EXAMPLES: &'static [&'static str] = &["https://shop.example.com", "http://127.0.0.1:8080"];
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let (origin, target) = split_url(text)?;
-        match (origin, target) {
-            (Some(origin), "" | "/") => Ok(Self(origin)),
-            (Some(_), _) => {
-                Err(Wrong::new("the path doesn't belong here")
-                    .help("write it into the steps, such as \"get: /item/7\""))
-            }
-            (None, _) => Err(match Host::parse(text) {
-                Ok(host) => Wrong::new("the scheme is missing").help(format!("write \"https://{}\"", host.0)),
-                Err(_) => Wrong::new("this isn't a URL").help("write \"https://shop.example.com\""),
-            }),
-        }
-    }
-}
-
-/// A path, or a whole URL whose host is written out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UrlOrPath {
-    /// Where it goes; `None`: to the scenario's target.
-    pub origin: Option<Origin>,
-    /// Path and query, not yet parsed as a template.
-    pub target: String,
-}
-
-impl Literal for UrlOrPath {
-    const WHAT: &'static str = "a path or URL";
-    const CODE: &'static str = "bad-url";
-    const EXAMPLES: &'static [&'static str] = &["/item/{{ random(1, 5000) }}", "https://api.example.com/v1/items"];
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let text = text.trim();
-        let (origin, target) = split_url(text)?;
-        let target = match target {
-            "" if origin.is_some() => "/".to_owned(),
-            "" => return Err(Wrong::new("the path is missing").help("write \"/\" for the front page")),
-            _ if target.starts_with('?') && origin.is_some() => format!("/{target}"),
-            _ => target.to_owned(),
-        };
-        if !target.starts_with('/') && !target.starts_with("{{") {
-            return Err(Wrong::new("a path begins with /").help(format!("write \"/{target}\", or a whole URL")));
-        }
-        // What stands between braces isn't sent.
-        let mut sent = String::new();
-        let mut rest = target.as_str();
-        while let Some((before, after)) = rest.split_once("{{") {
-            sent.push_str(before);
-            rest = after.split_once("}}").map_or("", |(_, after)| after);
-        }
-        sent.push_str(rest);
-        match sent.chars().find(|char| char.is_control() || " #\"<>\\^`{|}".contains(*char)) {
-            Some(' ') => Err(Wrong::new("a URL can't hold a space").help("write %20")),
-            Some('#') => Err(Wrong::new("a fragment is never sent").help("leave out what begins with #")),
-            Some(char) => Err(Wrong::new(format!("a URL can't hold {char:?}")).help("percent-encode it")),
-            None if !sent.is_ascii() => Err(Wrong::new("a URL is written in ASCII").help("percent-encode the rest")),
-            None => Ok(Self { origin, target }),
-        }
-    }
-}
-
-/// Splits a URL into origin and the rest. Without a scheme there is no origin.
-fn split_url(text: &str) -> Result<(Option<Origin>, &str), Wrong> {
-    if text.starts_with('/') || text.starts_with("{{") {
-        return Ok((None, text));
-    }
-    let Some((scheme, rest)) = text.split_once("://") else {
-        let (host, rest) = text.split_at(text.find(['/', ':']).unwrap_or(text.len()));
-        let has_host = !rest.is_empty() && (host.contains('.') || host == "localhost");
-        return match has_host {
-            true => {
-                Err(Wrong::new("the scheme is missing").help(format!("write \"http://{text}\" or \"https://{text}\"")))
-            }
-            false => Ok((None, text)),
-        };
-    };
-    let tls = match scheme.to_ascii_lowercase().as_str() {
-        "https" | "wss" => true,
-        "http" | "ws" => false,
-        _ => return Err(Wrong::new(format!("\"{scheme}\" isn't a scheme that is spoken")).help("write http or https")),
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, target) = rest.split_at(end);
-    if authority.contains("{{") || authority.contains("}}") {
-        return Err(Wrong::new("a template can't choose the host")
-            .help("write the host out: which hosts a run sends to is known before it starts"));
-    }
-    if authority.contains('@') {
-        return Err(Wrong::new("a URL holds no name and password here").help("write an authorization header"));
-    }
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => {
-            let number = port.parse::<u16>().ok().filter(|port| *port > 0);
-            (host, number.ok_or_else(|| Wrong::new(format!("\"{port}\" isn't a port")))?)
-        }
-        _ => (authority, if tls { 443 } else { 80 }),
-    };
-    let host = Host::parse(host)?.0;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok((Some(Origin { tls, host, port }), target))
-}
-
-/// A method, and a path or URL: `PURGE /item/7`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestLine {
-    /// The method.
-    pub method: String,
-    /// Where to.
-    pub url: UrlOrPath,
-}
-
-impl Literal for RequestLine {
-    const WHAT: &'static str = "a method and a path or URL";
-    const CODE: &'static str = "bad-request-line";
-    const EXAMPLES: &'static [&'static str] = &["PURGE /item/7"];
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let form = || Wrong::new("a method and a path belong here").help("write \"PURGE /item/7\", for example");
-        let (method, url) = text.trim().split_once(' ').ok_or_else(form)?;
-        if method.eq_ignore_ascii_case("connect") {
-            return Err(Wrong::new("CONNECT asks for a tunnel, and there is nothing to measure in it"));
-        }
-        Ok(Self { method: Method::parse(method)?.0, url: UrlOrPath::parse(url)? })
     }
 }
 
@@ -432,140 +302,5 @@ impl Literal for RunName {
 
     fn schema() -> Value {
         json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"})
-    }
-}
-
-/// What must hold at the end: `errors < 0.1%`, `item.p99 < 200ms`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Condition(pub Threshold);
-
-const CONDITION: &str =
-    "write \"errors < 0.1%\", \"p99 < 200ms\", \"item.p99 < 200ms\" for one step, or \"rate > 450/s\"";
-
-impl Literal for Condition {
-    const WHAT: &'static str = "a threshold";
-    const CODE: &'static str = "bad-threshold";
-    const EXAMPLES: &'static [&'static str] =
-        &["errors < 0.1%", "p99 < 200ms", "item.p99.9 < 1s", "item.service.p99 < 150ms", "rate > 450/s"];
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let written = text.trim();
-        let wrong = |label: &str| Wrong::new(label).help(CONDITION);
-        let at = written.find(['<', '>', '=']).ok_or_else(|| wrong("there is no <, <=, > or >= in it"))?;
-        let (what, rest) = written.split_at(at);
-        let (is, bound) = match rest.as_bytes() {
-            [b'<', b'=', ..] => (Comparison::AtMost, &rest[2..]),
-            [b'>', b'=', ..] => (Comparison::AtLeast, &rest[2..]),
-            [b'<', ..] => (Comparison::Less, &rest[1..]),
-            [b'>', ..] => (Comparison::More, &rest[1..]),
-            _ => return Err(wrong("numbers are compared by <, <=, > or >=")),
-        };
-        let (step, measure) = measured(what.trim())?;
-        let bound = bound_of(measure, bound.trim())?;
-        Ok(Self(Threshold { text: written.to_owned(), step, measure, is, bound }))
-    }
-}
-
-/// What is measured, and of which step: `item.service.p99.9`.
-fn measured(text: &str) -> Result<(Option<String>, Measure), Wrong> {
-    const WORDS: &[&str] = &["errors", "rate", "mean", "max", "p50", "p90", "p95", "p99"];
-    let wrong = |label: String| Wrong::new(label).help(CONDITION);
-    // A quantile may hold a dot itself: it begins at the last ".p" in front of nothing but digits.
-    let quantile_at =
-        text.rmatch_indices('p').map(|(at, _)| at).find(|at| *at == 0 || text.as_bytes()[at - 1] == b'.').filter(
-            |at| text.len() > at + 1 && text[at + 1..].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'),
-        );
-    let (front, measure) = if let Some(at) = quantile_at {
-        let percent = number(&text[at + 1..]).filter(|percent| *percent > 0.0 && *percent < 100.0);
-        let Some(percent) = percent else {
-            return Err(wrong(format!("\"{}\" isn't a percentile between p0 and p100", &text[at..])));
-        };
-        // Rounded, so that p99.9 is the same quantile wherever it is written.
-        let quantile = (percent * 1e6).round() / 1e8;
-        match text[..at].strip_suffix("service.") {
-            Some(front) => (front, Measure::Service(quantile)),
-            None => (&text[..at], Measure::Response(quantile)),
-        }
-    } else {
-        let start = text.rfind('.').map_or(0, |dot| dot + 1);
-        let measure = match &text[start..] {
-            "errors" => Measure::Errors,
-            "rate" => Measure::Rate,
-            "mean" => Measure::Mean,
-            "max" => Measure::Max,
-            "" => return Err(wrong("what is measured is missing".into())),
-            other => {
-                let label = format!("\"{other}\" isn't measured");
-                return Err(match did_you_mean(other, WORDS.iter().copied()) {
-                    Some(meant) => Wrong::new(label).help(format!("did you mean \"{meant}\"?")),
-                    None => Wrong::new(label).help("there are: errors, rate, mean, max, p50, p99, p99.9, service.p99"),
-                });
-            }
-        };
-        (&text[..start], measure)
-    };
-    match front.strip_suffix('.') {
-        None => Ok((None, measure)),
-        Some(step) => {
-            Name::parse(step).map_err(|_| wrong(format!("\"{step}\" isn't the name of a step")))?;
-            Ok((Some(step.to_owned()), measure))
-        }
-    }
-}
-
-/// A bound in the unit of what is measured.
-fn bound_of(measure: Measure, text: &str) -> Result<f64, Wrong> {
-    let form = |label: String, help: &str| Err(Wrong::new(label).help(help));
-    if text.is_empty() {
-        return form("the number is missing".into(), CONDITION);
-    }
-    match measure {
-        Measure::Errors => match text.strip_suffix('%').and_then(|number_| number(number_.trim_end())) {
-            Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
-            Some(_) => form("a share is from 0% to 100%".into(), "write \"errors < 0.1%\""),
-            None => form(format!("\"{text}\" isn't a percentage"), "write \"errors < 0.1%\""),
-        },
-        Measure::Rate => Ok(ArrivalRate::parse(text)?.0),
-        Measure::Response(_) | Measure::Service(_) | Measure::Mean | Measure::Max => {
-            let micros = text.strip_suffix("us").or_else(|| text.strip_suffix("µs"));
-            let millis = text.strip_suffix("ms");
-            let nanos = match (micros, millis) {
-                (Some(micros), _) => number(micros.trim_end()).map(|micros| micros * 1e3),
-                (None, Some(millis)) => number(millis.trim_end()).map(|millis| millis * 1e6),
-                (None, None) => None,
-            };
-            match nanos {
-                Some(nanos) if nanos > 0.0 => Ok(nanos),
-                Some(_) => form("no answer takes no time".into(), "write \"p99 < 200ms\""),
-                None => Ok(Time::parse(text)?.0.as_nanos() as f64),
-            }
-        }
-    }
-}
-
-/// What ends a run early: `errors > 20% over 10s`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StopCondition(pub Stop);
-
-/// The longest window over which a stop is looked at: older seconds are no reason to stop now.
-const STOP_MAX: Duration = Duration::from_secs(3_600);
-
-impl Literal for StopCondition {
-    const WHAT: &'static str = "a reason to stop";
-    const CODE: &'static str = "bad-stop";
-    const EXAMPLES: &'static [&'static str] = &["errors > 20% over 10s", "p99 > 2s over 30s"];
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        const FORM: &str = "write \"errors > 20% over 10s\"";
-        let Some((condition, over)) = text.rsplit_once(" over ") else {
-            return Err(Wrong::new("the time over which it is looked at is missing").help(FORM));
-        };
-        let over = Time::parse(over)?.0;
-        if over < Duration::from_secs(1) || over > STOP_MAX {
-            return Err(Wrong::new("stops look at 1s to 1h").help(FORM));
-        }
-        let mut when = Condition::parse(condition)?.0;
-        when.text = text.trim().to_owned();
-        Ok(Self(Stop { when, over }))
     }
 }
