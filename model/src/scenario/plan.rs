@@ -418,7 +418,10 @@ impl Plan {
         match &self.load {
             Load::Open { stages, .. } => stages.iter().map(|stage| stage.lasts).sum(),
             Load::Closed { lasts, .. } => *lasts,
-            Load::Recorded { arrivals, .. } => arrivals.last().map(|arrival| arrival.at).unwrap_or_default(),
+            // The last arrival is a part of it, and a schedule ends in front of its end.
+            Load::Recorded { arrivals, .. } => {
+                arrivals.last().map(|arrival| arrival.at + Duration::from_nanos(1)).unwrap_or_default()
+            }
         }
     }
 
@@ -527,6 +530,24 @@ impl std::fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_recorded_arrival_lies_within_the_schedule() {
+        let arrivals = [0, 300].map(|millis| Arrival { at: Duration::from_millis(millis), flow: 0, row: 0 });
+        let plan = Plan {
+            name: String::new(),
+            load: Load::Recorded { arrivals: arrivals.to_vec(), most_in_flight: 1 },
+            flows: Vec::new(),
+            feeders: Vec::new(),
+            client: Client::default(),
+            thresholds: Vec::new(),
+            stops: Vec::new(),
+            mark: None,
+            seed: 0,
+        };
+
+        assert!(arrivals.iter().all(|arrival| arrival.at < plan.lasts()));
+    }
 
     #[test]
     fn packed_rows_give_back_what_was_put_in_and_nothing_beyond() {
