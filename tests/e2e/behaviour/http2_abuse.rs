@@ -10,14 +10,14 @@ use crate::kit::frames::{self, Said, frame};
 use crate::kit::{Gateway, Origin, full_size};
 
 const CONFIG: &str = "
-listeners:
-  web: {bind: \"$web\", timeouts: {header: 1s, idle: 2s}}
-  tls:
-    bind: \"$tls\"
-    certificates: [{cert: $dir/tls/shop.crt, key: $dir/tls/shop.key}]
-    timeouts: {header: 1s, idle: 2s}
 services: {app: {endpoints: [\"$app\"], eject: off}}
 routes: [{name: all, match: {path: /**}, to: app}]
+";
+
+/// Listeners without much patience: for clients that all have to go.
+const HASTY: &str = "
+listeners:
+  web: {bind: \"$web\", timeouts: {header: 1s, idle: 2s}}
 ";
 
 /// Frames at most that a flood consists of. Reached only when nobody stops it.
@@ -111,7 +111,7 @@ async fn each_flood_of_frames_is_ended_calmly_and_counted_while_good_clients_not
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_and_header_blocks_that_never_end_and_silent_connections_are_closed() {
     let origin = Origin::start("v1").await;
-    let mut gateway = Gateway::start(CONFIG, &[("app", &origin)]).await;
+    let mut gateway = Gateway::start(&[HASTY, CONFIG].concat(), &[("app", &origin)]).await;
     let web = gateway.web();
 
     let mut clients = JoinSet::new();
