@@ -290,7 +290,10 @@ fn cookie<'v>(field: &'v [u8], name: &str) -> Option<&'v [u8]> {
 fn is_text(hit: &Value, wanted: &str) -> bool {
     match hit {
         Value::String(text) => text == wanted,
-        other => other.to_string() == wanted,
+        other => {
+            let text = other.to_string();
+            text == wanted
+        }
     }
 }
 
