@@ -33,6 +33,10 @@ pub struct Moment {
     pub service: Histogram<u64>,
     /// Ages, from the intended start, of what is open at its end; nanoseconds.
     pub open: Vec<u64>,
+    /// Answers in it by status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// The first text of each kind of failure that was first seen in it.
+    pub examples: BTreeMap<Failure, String>,
 }
 
 /// What those who watch are told each second.
@@ -46,6 +50,39 @@ pub struct Beat<'a> {
     pub steps: &'a [Moment],
     /// Everything up to now, of each step.
     pub totals: &'a [Total],
+    /// The generator's lag in that second, nanoseconds.
+    pub lag: &'a Histogram<u64>,
+}
+
+/// A second as another process has put it together.
+#[derive(Debug)]
+pub struct Part {
+    /// The second of the run that it is about. They come in turn, and none is left out.
+    pub second: u32,
+    /// By step.
+    pub steps: Vec<Moment>,
+    /// The generator's lag, nanoseconds.
+    pub lag: Histogram<u64>,
+    /// How that process is at the end of it. What is open is in the steps.
+    pub gauges: Gauges,
+}
+
+/// What was handed in.
+#[derive(Debug)]
+enum Word {
+    /// By a thread of this process.
+    Batch(Batch),
+    /// By another process, which counts as one thread.
+    Part(usize, Part),
+}
+
+impl Word {
+    fn second(&self) -> u32 {
+        match self {
+            Self::Batch(batch) => batch.second,
+            Self::Part(_, part) => part.second,
+        }
+    }
 }
 
 /// Puts batches together.
@@ -54,7 +91,7 @@ pub struct Collector {
     threads: Vec<Thread>,
     /// The second that is being put together.
     second: u32,
-    held: Vec<Batch>,
+    held: Vec<Word>,
     steps: Vec<Moment>,
     all: Moment,
     lag: Histogram<u64>,
@@ -93,6 +130,8 @@ impl Moment {
             response: histogram(),
             service: histogram(),
             open: Vec::new(),
+            statuses: BTreeMap::new(),
+            examples: BTreeMap::new(),
         }
     }
 
@@ -108,6 +147,8 @@ impl Moment {
         self.response.reset();
         self.service.reset();
         self.open.clear();
+        self.statuses.clear();
+        self.examples.clear();
     }
 
     fn add(&mut self, other: &Self) {
@@ -119,6 +160,12 @@ impl Moment {
         add(&mut self.response, &other.response);
         add(&mut self.service, &other.service);
         self.open.extend_from_slice(&other.open);
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
+        for (failure, text) in &other.examples {
+            self.examples.entry(*failure).or_insert_with(|| text.clone());
+        }
     }
 
     fn ended(&self) -> bool {
@@ -151,25 +198,57 @@ impl Collector {
 
     /// Takes a batch, and tells each second that it completes. Gives back what may be filled anew.
     pub fn take(&mut self, batch: Batch, empty: &mut dyn FnMut(Batch), tell: &mut dyn FnMut(Beat<'_>)) {
-        if batch.second > self.second && self.held.len() < HELD {
-            self.held.push(batch);
-        } else {
-            self.absorb(batch, empty);
+        self.hear(Word::Batch(batch), empty);
+        self.settle(empty, tell);
+    }
+
+    /// Takes what the process that counts as thread `index` tells, and tells each second that it completes.
+    pub fn take_part(&mut self, index: usize, part: Part, tell: &mut dyn FnMut(Beat<'_>)) {
+        self.hear(Word::Part(index, part), &mut drop);
+        self.settle(&mut drop, tell);
+    }
+
+    /// The process that counts as thread `index` tells nothing more.
+    pub fn end(&mut self, index: usize, tell: &mut dyn FnMut(Beat<'_>)) {
+        let thread = &mut self.threads[index];
+        thread.ended = true;
+        thread.gauges = Gauges::default();
+        self.settle(&mut drop, tell);
+    }
+
+    fn hear(&mut self, word: Word, empty: &mut dyn FnMut(Batch)) {
+        if word.second() > self.second && self.held.len() < HELD {
+            return self.held.push(word);
         }
+        match word {
+            Word::Batch(batch) => self.absorb(batch, empty),
+            Word::Part(index, part) => self.absorb_part(index, part),
+        }
+    }
+
+    /// Tells each second that is complete.
+    fn settle(&mut self, empty: &mut dyn FnMut(Batch), tell: &mut dyn FnMut(Beat<'_>)) {
         while self.threads.iter().all(|thread| thread.ended || thread.at > self.second) {
-            let over = self.threads.iter().all(|thread| thread.ended);
+            let over = self.is_over() && self.held.is_empty();
             self.tell(over, tell);
-            for batch in std::mem::take(&mut self.held) {
-                if batch.second > self.second {
-                    self.held.push(batch);
-                } else {
-                    self.absorb(batch, empty);
-                }
+            for word in std::mem::take(&mut self.held) {
+                self.hear(word, empty);
             }
             if over {
                 return;
             }
         }
+    }
+
+    fn absorb_part(&mut self, index: usize, part: Part) {
+        for (moment, other) in self.steps.iter_mut().zip(&part.steps) {
+            moment.add(other);
+        }
+        add(&mut self.lag, &part.lag);
+        let thread = &mut self.threads[index];
+        thread.at = part.second + 1;
+        thread.cpu = (thread.cpu.0 + part.gauges.cpu, thread.cpu.1 + 1);
+        thread.gauges = part.gauges;
     }
 
     /// Whether every thread has handed over its last batch.
@@ -188,7 +267,7 @@ impl Collector {
                 Some(failure) => *moment.failures.entry(failure).or_default() += 1,
             }
             if sample.status != 0 {
-                *self.totals[index].statuses.entry(sample.status).or_default() += 1;
+                *moment.statuses.entry(sample.status).or_default() += 1;
             }
         }
         for lag in &batch.lags {
@@ -198,7 +277,7 @@ impl Collector {
             moment.counts.add(counts);
         }
         for (step, failure, text) in batch.examples.drain(..) {
-            self.totals[usize::from(step)].examples.entry(failure).or_insert(text);
+            self.steps[usize::from(step)].examples.entry(failure).or_insert(text);
         }
         let thread = &mut self.threads[batch.thread];
         if let Some(gauges) = batch.gauges.take() {
@@ -228,7 +307,7 @@ impl Collector {
         let empty = self.all.counts == Counts::default() && !self.all.ended();
         if !(over && empty) {
             let second = self.second();
-            tell(Beat { second: &second, all: &self.all, steps: &self.steps, totals: &self.totals });
+            tell(Beat { second: &second, all: &self.all, steps: &self.steps, totals: &self.totals, lag: &self.lag });
             self.seconds.push(second);
         }
         self.steps.iter_mut().chain([&mut self.all]).for_each(Moment::clear);
@@ -284,4 +363,80 @@ fn five(histogram: &Histogram<u64>) -> [u64; 5] {
         return [0; 5];
     }
     [0.5, 0.9, 0.99, 0.999, 1.0].map(|q| histogram.value_at_quantile(q))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::Sample;
+
+    /// What a thread hands in for each second: response times and statuses.
+    type Seconds = Vec<Vec<(u64, u16)>>;
+
+    fn batches(thread: usize, seconds: &Seconds) -> impl Iterator<Item = Batch> {
+        let last = seconds.len() - 1;
+        seconds.iter().enumerate().map(move |(second, samples)| {
+            let mut batch = Batch::new(thread, 2);
+            batch.second = second as u32;
+            for (response, status) in samples {
+                let failure = (*status >= 500).then_some(Failure::ServerError);
+                let step = u16::from(response % 2 == 0);
+                let service = response / 2;
+                batch.samples.push(Sample { response: *response, service, step, status: *status, failure });
+                batch.counts[usize::from(step)].due += 1;
+                batch.counts[usize::from(step)].sent += 1;
+                batch.lags.push(response / 3);
+            }
+            batch.gauges = Some(Gauges { in_flight: 1, connections: 2, cpu: 0.5, open: Vec::new() });
+            batch.last = second == last;
+            batch
+        })
+    }
+
+    fn alone(threads: &[Seconds], tell: &mut dyn FnMut(Beat<'_>)) -> Collected {
+        let mut collector = Collector::new(threads.len(), 2);
+        for (thread, seconds) in threads.iter().enumerate() {
+            batches(thread, seconds).for_each(|batch| collector.take(batch, &mut drop, tell));
+        }
+        collector.done()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn what_several_processes_find_adds_up_to_what_one_would_have_found(
+            threads in prop::collection::vec(
+                prop::collection::vec(prop::collection::vec((1_u64..10_000_000_000, 200_u16..600), 0..8), 1..5),
+                1..4,
+            ),
+        ) {
+            let whole = alone(&threads, &mut |_| ());
+
+            let mut merged = Collector::new(threads.len(), 2);
+            for (index, seconds) in threads.iter().enumerate() {
+                let mut parts = Vec::new();
+                alone(std::slice::from_ref(seconds), &mut |beat| parts.push(Part {
+                    second: beat.second.at,
+                    steps: beat.steps.to_vec(),
+                    lag: beat.lag.clone(),
+                    gauges: Gauges { in_flight: beat.second.in_flight, ..Gauges::default() },
+                }));
+                parts.into_iter().for_each(|part| merged.take_part(index, part, &mut |_| ()));
+                merged.end(index, &mut |_| ());
+            }
+            let merged = merged.done();
+
+            for (one, several) in whole.totals.iter().zip(&merged.totals) {
+                prop_assert_eq!(&one.response, &several.response);
+                prop_assert_eq!(&one.service, &several.service);
+                prop_assert_eq!((one.counts, one.good), (several.counts, several.good));
+                prop_assert_eq!(&one.statuses, &several.statuses);
+                prop_assert_eq!(&one.failures, &several.failures);
+            }
+            prop_assert_eq!(whole.health.lag, merged.health.lag);
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod clock;
 pub mod collect;
 mod describe;
+pub mod distributed;
 pub mod engine;
 pub mod estimate;
 pub mod examine;

@@ -195,6 +195,9 @@ pub struct Health {
     pub memory: u64,
     /// Workers that took part; empty when this process alone sent.
     pub workers: Vec<String>,
+    /// Workers that were lost before their time, each with what was seen. What they hadn't told yet is missing.
+    #[serde(default)]
+    pub lost: Vec<String>,
 }
 
 /// What the target says of itself: one line in a chart.

@@ -8,6 +8,8 @@
 
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Failure;
 
 /// Samples in one batch. A full one is handed on early.
@@ -32,7 +34,7 @@ pub struct Sample {
 }
 
 /// Counts of one step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Requests that were due.
     pub due: u64,
@@ -83,7 +85,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn new(thread: usize, steps: usize) -> Self {
+    /// An empty one.
+    pub fn new(thread: usize, steps: usize) -> Self {
         Self {
             thread,
             second: 0,

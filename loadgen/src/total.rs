@@ -86,12 +86,18 @@ impl Total {
         add(&mut self.service, &other.service);
     }
 
-    /// Adds a second. Examples and statuses come by themselves.
+    /// Adds a second.
     pub(crate) fn add_moment(&mut self, moment: &Moment) {
         self.counts.add(&moment.counts);
         self.good += moment.good;
         for (failure, count) in &moment.failures {
             *self.failures.entry(*failure).or_default() += count;
+        }
+        for (failure, text) in &moment.examples {
+            self.examples.entry(*failure).or_insert_with(|| text.clone());
+        }
+        for (status, count) in &moment.statuses {
+            *self.statuses.entry(*status).or_default() += count;
         }
         add(&mut self.response, &moment.response);
         add(&mut self.service, &moment.service);

@@ -22,6 +22,7 @@ mod tls;
 mod visit;
 mod wire;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -31,6 +32,8 @@ use tidegate_model::scenario::Plan;
 use tidegate_model::scenario::plan::Load;
 
 pub use ender::{Cause, Ender};
+use prepare::Prepared;
+pub(crate) use tls::Anything;
 
 use crate::clock;
 use crate::collect::{Beat, Collected, Collector};
@@ -40,7 +43,6 @@ use crate::outcome::{Outcome, StepOutcome, Verdict};
 use crate::record::{BATCHES, Batch, Recorder};
 use crate::schedule::{Deal, Schedule};
 use crate::total::Total;
-use prepare::Prepared;
 use thread::Job;
 
 /// From the preparation to the first arrival, in nanoseconds: enough for threads to start.
@@ -111,20 +113,54 @@ pub enum StartError {
 ///
 /// When it can't start. Nothing was sent then.
 pub fn run(plan: &Plan, start: &Start, watch: &mut dyn FnMut(Beat<'_>)) -> Result<Outcome, StartError> {
-    limits::raise_descriptors();
-    let marked = mark::dyed(plan, clock::unix_now() / 1_000_000_000).map_err(StartError::Mark)?;
-    let plan = &*marked;
-    let prepared = Arc::new(Prepared::new(plan)?);
-    let (now, unix) = (clock::now(), clock::unix_now());
-    let begins = now + start.at.map_or(RUN_UP, |at| at.saturating_sub(unix));
-    let (full, batches) = mpsc::sync_channel(BATCHES);
-    let crew = Crew::start(plan, start, begins, &prepared, &full)?;
-    drop(full);
-    let collected = crew.collect(&batches, plan.steps().count(), watch);
-    let lasts = u64::try_from(plan.lasts().as_nanos()).unwrap_or(u64::MAX);
-    let took = start.ender.ended_at().map_or(lasts, |at| at.saturating_sub(begins).min(lasts));
-    let began = (unix + (begins - now)) / 1_000_000;
-    Ok(outcome(plan, collected, &start.ender, began, took))
+    Ready::new(Cow::Borrowed(plan))?.run(start, watch)
+}
+
+/// A plan, and all that takes time or can fail before the first request: names are looked up, certificates read, checks
+/// compiled, requests signed.
+#[derive(Debug)]
+pub struct Ready<'p> {
+    plan: Cow<'p, Plan>,
+    prepared: Arc<Prepared>,
+}
+
+impl<'p> Ready<'p> {
+    /// Prepares a plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub fn new(plan: Cow<'p, Plan>) -> Result<Self, StartError> {
+        limits::raise_descriptors();
+        let marked = match mark::dyed(&plan, clock::unix_now() / 1_000_000_000).map_err(StartError::Mark)? {
+            Cow::Owned(marked) => Some(marked),
+            Cow::Borrowed(_) => None,
+        };
+        let plan = marked.map_or(plan, Cow::Owned);
+        let prepared = Arc::new(Prepared::new(&plan)?);
+        Ok(Self { plan, prepared })
+    }
+
+    /// As [`run`].
+    ///
+    /// # Errors
+    ///
+    /// When the system has no room for the threads.
+    pub fn run(&self, start: &Start, watch: &mut dyn FnMut(Beat<'_>)) -> Result<Outcome, StartError> {
+        let (plan, prepared) = (&*self.plan, &self.prepared);
+        let (now, unix) = (clock::now(), clock::unix_now());
+        let begins = now + start.at.map_or(RUN_UP, |at| at.saturating_sub(unix));
+        let (full, batches) = mpsc::sync_channel(BATCHES);
+        let crew = Crew::start(plan, start, begins, prepared, &full)?;
+        drop(full);
+        let collected = crew.collect(&batches, plan.steps().count(), watch);
+        let lasts = u64::try_from(plan.lasts().as_nanos()).unwrap_or(u64::MAX);
+        let took = start.ender.ended_at().map_or(lasts, |at| at.saturating_sub(begins).min(lasts));
+        let began = (unix + (begins - now)) / 1_000_000;
+        let mut outcome = outcome(plan, collected, &start.ender, began, took);
+        outcome.generator.memory = limits::most_memory();
+        Ok(outcome)
+    }
 }
 
 /// The threads of a run.
@@ -198,7 +234,7 @@ impl Crew {
     }
 }
 
-fn outcome(plan: &Plan, collected: Collected, ender: &Ender, began: u64, took: u64) -> Outcome {
+pub(crate) fn outcome(plan: &Plan, collected: Collected, ender: &Ender, began: u64, took: u64) -> Outcome {
     let mut all = Total::new();
     let mut steps = Vec::new();
     let written = plan.flows.iter().flat_map(|flow| flow.steps.iter().map(move |step| (flow, step)));
@@ -216,8 +252,6 @@ fn outcome(plan: &Plan, collected: Collected, ender: &Ender, began: u64, took: u
         Load::Closed { .. } => "closed",
         Load::Recorded { .. } => "recorded",
     };
-    let mut generator = collected.health;
-    generator.memory = limits::most_memory();
     Outcome {
         version: 1,
         name: plan.name.clone(),
@@ -234,7 +268,7 @@ fn outcome(plan: &Plan, collected: Collected, ender: &Ender, began: u64, took: u
         all: all.tally(),
         steps,
         seconds: collected.seconds,
-        generator,
+        generator: collected.health,
         target: Vec::new(),
     }
 }

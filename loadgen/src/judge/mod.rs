@@ -63,7 +63,8 @@ fn verdict(limited: Vec<String>, ended: &Verdict, thresholds: &[Judged]) -> Verd
 /// Why the generator is the bottleneck; empty where it isn't.
 pub fn limited(load: &Load, outcome: &Outcome) -> Vec<String> {
     let health = &outcome.generator;
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<String> =
+        health.lost.iter().map(|lost| format!("a worker was lost, and its part of the load with it: {lost}")).collect();
     let lag = quantile(&health.lag, 0.99).unwrap_or(0);
     if lag > MOST_LAG && !matches!(load, Load::Closed { .. }) {
         reasons.push(format!(
