@@ -18,6 +18,7 @@ use tidegate_loadgen::{Beat, Cause, Ender, Start};
 use tidegate_model::scenario::Plan;
 
 use super::scrape::{Scraper, Source};
+use super::workers::Workers;
 
 /// A threshold that doesn't hold, and a run that is worse than its baseline.
 const FAILED: u8 = 3;
@@ -46,12 +47,23 @@ pub struct Output {
     pub quiet: bool,
 }
 
-/// Runs `plan`.
+/// Runs `plan`, and tells how it went.
 ///
 /// # Errors
 ///
 /// When the run could not start, or its results could not be written.
-pub fn drive(plan: &Plan, output: &Output) -> anyhow::Result<ExitCode> {
+pub fn drive(plan: &Plan, output: &Output, workers: &Workers) -> anyhow::Result<ExitCode> {
+    let (outcome, comparison) = run(plan, output, workers)?;
+    tell(&outcome, comparison.as_ref(), output)?;
+    Ok(ExitCode::from(code(&outcome.verdict, comparison.as_ref(), output.fail_on_worse)))
+}
+
+/// Runs `plan`: shows it while it runs, ends it where it says so, judges it, and writes down what it found.
+///
+/// # Errors
+///
+/// As [`drive`].
+pub fn run(plan: &Plan, output: &Output, workers: &Workers) -> anyhow::Result<(Outcome, Option<Comparison>)> {
     // Whatever could spoil the results is looked at before anything is sent.
     let before = output.baseline.as_deref().map(files::read).transpose()?;
     let mut files = output.out.as_deref().map(|folder| Files::create(folder, &plan.name, unix_millis())).transpose()?;
@@ -81,19 +93,20 @@ pub fn drive(plan: &Plan, output: &Output) -> anyhow::Result<ExitCode> {
             spoiled = Some(err); // The run is worth finishing; it is told at the end.
         }
     };
-    let ran = tidegate_loadgen::run(plan, &start, &mut watch);
+    let ran = workers.run(plan, &start, &mut watch);
     live.end();
     let mut outcome = ran?;
     outcome.target = scraper.end(outcome.began);
     judge::judge(plan, &mut outcome);
     let comparison = before.map(|before| compare::compare(&before, &outcome));
 
-    tell(&outcome, comparison.as_ref(), output)?;
-    if let Some(files) = files {
-        files.end(&outcome, comparison.as_ref())?;
+    let written = files.map_or(Ok(()), |files| files.end(&outcome, comparison.as_ref()));
+    if let Err(err) = written.and_then(|()| spoiled.map_or(Ok(()), Err)) {
+        // What was found out isn't lost with the disk.
+        tell(&outcome, comparison.as_ref(), &Output { out: None, ..output.clone() })?;
+        return Err(err);
     }
-    spoiled.map_or(Ok(()), Err)?;
-    Ok(ExitCode::from(code(&outcome.verdict, comparison.as_ref(), output.fail_on_worse)))
+    Ok((outcome, comparison))
 }
 
 fn code(verdict: &Verdict, comparison: Option<&Comparison>, fail_on_worse: bool) -> u8 {

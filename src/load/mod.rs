@@ -1,11 +1,14 @@
 //! `tidegate load`: sends requests by a schedule, and says how long the answers took.
 
+mod capacity;
 mod drive;
 mod import;
 mod plan;
 mod replay;
 mod scenario;
 mod scrape;
+mod worker;
+mod workers;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,7 +37,9 @@ use crate::{duration, print};
   tidegate load https://shop.example/ -c 50 -d 1m --http2
   tidegate load sale.yaml
   tidegate load check sale.yaml
-  tidegate load plan --daily-views 2000000"
+  tidegate load plan --daily-views 2000000
+  tidegate load sale.yaml --workers 10.0.0.7:7600,10.0.0.8:7600 --key load.key
+  tidegate load sale.yaml --find-capacity"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -64,6 +69,7 @@ enum Command {
     Plan(plan::Args),
     Import(import::Args),
     Replay(replay::Args),
+    Worker(worker::Args),
 }
 
 /// How requests are carried, and what becomes of what is found out.
@@ -87,6 +93,10 @@ pub struct Sending {
     /// Threads that send [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
+    #[command(flatten)]
+    workers: workers::Workers,
+    #[command(flatten)]
+    capacity: capacity::Options,
     #[command(flatten)]
     output: drive::Output,
 }
@@ -115,6 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(Command::Plan(args)) => return plan::run(args),
         Some(Command::Import(args)) => return import::run(args),
         Some(Command::Replay(args)) => return replay::run(args),
+        Some(Command::Worker(args)) => return worker::run(args),
         None => {}
     }
     let what = args.what.as_deref().context("a URL or the file of a scenario is missing")?;
@@ -163,7 +174,10 @@ pub fn send(mut plan: Plan, sending: &Sending) -> anyhow::Result<ExitCode> {
     if let Some(unknown) = named.find(|name| !plan.steps().any(|step| step.name == **name)) {
         return Ok(refuse(&format!("a condition names step \"{unknown}\", which isn't there")));
     }
-    drive::drive(&plan, &sending.output)
+    if sending.capacity.is_asked() {
+        return capacity::find(&plan, &sending.capacity, &sending.output, &sending.workers);
+    }
+    drive::drive(&plan, &sending.output, &sending.workers)
 }
 
 impl Sending {

@@ -92,7 +92,8 @@ impl Secrets {
                 }
                 self.clean(value) || found
             }),
-            Value::Array(items) => items.iter_mut().fold(false, |found, item| self.clean(item) || found),
+            // Every one, so no `any`.
+            Value::Array(items) => items.iter_mut().filter_map(|item| self.clean(item).then_some(())).count() > 0,
             _ => false,
         }
     }
