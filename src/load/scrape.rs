@@ -195,11 +195,14 @@ struct Seen {
     buckets: Vec<(f64, f64)>,
 }
 
+/// A reading, by place in [`KNOWN`] and label values.
+type Readings = BTreeMap<(usize, String), Seen>;
+
 /// The lines of one source.
 struct Lines {
     source: String,
-    /// The last reading: when, and what by place in [`KNOWN`] and label values.
-    last: Option<(f64, BTreeMap<(usize, String), Seen>)>,
+    /// The last reading, and when it was taken.
+    last: Option<(f64, Readings)>,
     points: BTreeMap<(usize, String), Vec<(f64, f64)>>,
 }
 
@@ -228,8 +231,8 @@ impl Lines {
         self.last = Some((at, now));
     }
 
-    fn seen(&self, samples: &[Sample]) -> BTreeMap<(usize, String), Seen> {
-        let mut out: BTreeMap<(usize, String), Seen> = BTreeMap::new();
+    fn seen(&self, samples: &[Sample]) -> Readings {
+        let mut out = Readings::new();
         for sample in samples {
             for (place, known) in KNOWN.iter().enumerate().filter(|(_, known)| known.family == sample.name) {
                 if sample.label("device") == "lo" {
