@@ -1,8 +1,14 @@
 //! `tidegate record`: what went through the gateway is in the file, secrets aren't, and visitors notice nothing.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use tidegate_loadgen::import::{self, Choice, replay};
+use tidegate_loadgen::outcome::Outcome;
+use tidegate_loadgen::{Start, run};
+use tidegate_model::scenario::plan::{Client as Carriage, Mark, Origin as Target, Protocol};
 use tidegate_model::scenario::recording::{End, Line, REDACTED, Request, read_line};
 
 use crate::kit::{Client, Gateway, Origin, eventually, request};
@@ -130,4 +136,70 @@ async fn a_recording_ends_with_whoever_asked_for_it_and_web_pages_may_not_ask() 
     let origin = [("origin", "http://evil.example.com")];
     let answer = crate::kit::client::send(gateway.admin(), "POST", "/record?for_ms=1000", &origin, "").await.unwrap();
     assert_eq!(answer.status, 403);
+}
+
+/// Sends the recording in `file` to `to` again, five times as fast, and dyed.
+async fn send_again(file: &Path, to: SocketAddr, mark: Mark) -> Outcome {
+    let traffic = import::read(file, Choice { unsafe_methods: true, ..Choice::default() }).unwrap();
+    let client = Carriage {
+        protocol: Protocol::Http1,
+        keep_alive: true,
+        connections: 10,
+        streams: 1,
+        threads: 1,
+        sources: Vec::new(),
+        resolve: Default::default(),
+        connect_timeout: Duration::from_secs(10),
+        ca: None,
+        insecure: false,
+    };
+    let target = Target { tls: false, host: to.ip().to_string(), port: to.port() };
+    let options = replay::Options { target, speed: 500.0, volume: 100.0, keep_host: true, client, most_in_flight: 100 };
+    let mut plan = replay::plan(file, &traffic, &options).unwrap();
+    plan.mark = Some(mark);
+    tokio::task::spawn_blocking(move || run(&plan, &Start::default(), &mut |_| {}).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_recording_is_sent_again_as_a_dyed_load_test() {
+    let (app, drill) = (Origin::start("app").await, Origin::start("drill").await);
+    let config = "
+dyed: {keys: [{file: $dir/pt.key}]}
+services: {app: {endpoints: [\"$app\"]}, drill: {endpoints: [\"$drill\"]}}
+routes: [{name: shop, to: app}, {name: drill, match: {host: shop.example.com, dyed: again}, to: drill}]
+";
+    let mut gateway = Gateway::prepare(config, &[("app", &app), ("drill", &drill)]);
+    let key = gateway.dir().join("pt.key");
+    std::fs::write(&key, "a key of some length\n").unwrap();
+    gateway.spawn();
+    gateway.until_ready().await;
+    let file = gateway.dir().join("shop.jsonl");
+    let output = record(&gateway, &file, &["--for", "2s"], async || {
+        let mut client = Client::h1(gateway.web()).await.unwrap();
+        for n in 0..20 {
+            let kind = [("content-type", "application/json"), ("authorization", "Bearer s3cret")];
+            let url = format!("http://shop.example.com/cart/{n}");
+            client.send(request("POST", &url, &kind, format!("{{\"item\":{n}}}"))).await.unwrap();
+            client.get(&format!("http://shop.example.com/item/{n}?size=m")).await.unwrap();
+        }
+    })
+    .await;
+    assert!(output.status.success());
+
+    let outcome = send_again(&file, gateway.web(), Mark { run: "again".into(), key }).await;
+
+    let asked = |origin: &Origin| {
+        let line = |seen: &crate::kit::origin::Seen| {
+            (seen.method.clone(), seen.path.clone(), seen.host.clone(), seen.body.clone())
+        };
+        let mut lines: Vec<_> = origin.seen().iter().map(line).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!((outcome.all.sent, outcome.all.good), (40, 40));
+    assert_eq!(app.hits(), 40, "the live service saw the visitors only");
+    assert_eq!(asked(&drill), asked(&app));
+    assert!(
+        drill.seen().iter().all(|seen| seen.header("baggage") == "pt=again" && seen.header("authorization").is_empty())
+    );
 }
