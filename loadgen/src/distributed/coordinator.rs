@@ -17,6 +17,7 @@ use super::wire::{Part, ToCoordinator, ToWorker, receive, send};
 use crate::clock;
 use crate::collect::{self, Beat, Collector};
 use crate::engine::{Ender, outcome};
+use crate::mark;
 use crate::outcome::Outcome;
 use crate::record::Gauges;
 
@@ -63,6 +64,8 @@ pub async fn run(
     ender: &Ender,
     watch: &mut dyn FnMut(Beat<'_>),
 ) -> anyhow::Result<Outcome> {
+    let marked = mark::dyed(plan, clock::unix_now() / 1_000_000_000)?;
+    let plan = &*marked;
     let files = files(plan)?;
     let mut ready = Vec::new();
     for (part, address) in workers.iter().enumerate() {

@@ -425,9 +425,10 @@ impl Plan {
         }
     }
 
-    /// Paths of the files that are read only when the run starts.
+    /// Paths of the files that whoever sends reads when the run starts. The mark's key isn't one of them: a coordinator signs
+    /// for its workers.
     pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        self.client.ca.as_mut().into_iter().chain(self.mark.as_mut().map(|mark| &mut mark.key))
+        self.client.ca.iter_mut()
     }
 
     /// All steps of all flows, in the order in which the report lists them. The index of a step in a run is its place here.
