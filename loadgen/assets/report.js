@@ -116,7 +116,7 @@
     plots.push([box, new uPlot(options, [data.t, data.t.map(() => end(lowest))], box)]);
   };
 
-  const percentile = (x) => x <= 1 ? "0" : short6(100 - 100 / x) + " %";
+  const percentile = (x) => x === null ? "" : x <= 1 ? "0 %" : short6(100 - 100 / x) + " %";
   const short6 = (v) => String(Number(v.toPrecision(7)));
   const spectrum = (box, chart) => {
     const nines = [1, 2, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
@@ -124,7 +124,7 @@
     const options = {
       width: width(box), height: tall() + 40,
       scales: { x: { time: false, distr: 3, range: () => [1, Math.pow(10, Math.ceil(Math.log10(Math.max(top, 10))))] }, y: { range: fromZero } },
-      axes: [{ ...timeAxis(), incrs: undefined, splits: () => nines.filter((x) => x <= top * 10), values: (u, splits) => splits.map(percentile) }, axis("ms", "y", 3, false)],
+      axes: [{ ...timeAxis(), incrs: undefined, splits: () => nines.filter((x) => x <= top * 10), filter: (u, splits) => splits, values: (u, splits) => splits.map(percentile) }, axis("ms", "y", 3, false)],
       series: [
         { label: "percentile", value: (u, v) => v === null ? "–" : percentile(v) },
         { label: "response", stroke: () => css("--c2"), width: 2.2, points: { show: false }, value: (u, v) => number(v, "ms") },

@@ -123,7 +123,7 @@ fn sentence(both: &Both<'_>, change: Change, rows: &[Row]) -> String {
     let mut out =
         if told.is_empty() { "Nothing changed by more than noise.".to_owned() } else { told.join("; ") + "." };
     let (before, now) = (both.before.rate_due(), both.now.rate_due());
-    if before > 0.0 && (now / before - 1.0).abs() > SAME_LOAD {
+    if !both.same_load() {
         out.push_str(&format!(
             " The loads differ, so take care: {} were due then, {} now.",
             words::rate(before),
@@ -149,6 +149,11 @@ struct Both<'a> {
 const QUANTILES: [(f64, &str, usize); 4] = [(0.5, "p50", 0), (0.9, "p90", 1), (0.99, "p99", 2), (0.999, "p99.9", 3)];
 
 impl Both<'_> {
+    fn same_load(&self) -> bool {
+        let (before, now) = (self.before.rate_due(), self.now.rate_due());
+        before > 0.0 && (now / before - 1.0).abs() <= SAME_LOAD
+    }
+
     /// `steps` are the places of the step in both runs; `None`: all of them.
     fn rows(&self, of: &str, before: &Tally, now: &Tally, steps: Option<(usize, usize)>, rows: &mut Vec<Row>) {
         for (q, what, place) in QUANTILES {
@@ -202,7 +207,8 @@ impl Both<'_> {
                 decide(is - was, noise, false),
             ));
         }
-        if steps.is_none() && self.before.took > 0 && self.now.took > 0 {
+        // Another load has another rate; that is no change of the target's.
+        if steps.is_none() && self.same_load() {
             let rate = |outcome: &Outcome| outcome.all.good as f64 / (outcome.took as f64 / 1e9);
             let spread =
                 |outcome: &Outcome| block_noise(outcome.seconds.iter().map(|second: &Second| second.good as f64));
@@ -297,6 +303,9 @@ mod tests {
         let mut now = before.clone();
         now.took /= 2;
 
-        assert!(compare(&before, &now).sentence.contains("The loads differ"));
+        let comparison = compare(&before, &now);
+
+        assert!(comparison.sentence.contains("The loads differ"), "{comparison:?}");
+        assert!(comparison.rows.iter().all(|row| row.what != "good answers"), "{comparison:?}");
     }
 }

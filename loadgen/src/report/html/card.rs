@@ -63,7 +63,7 @@ pub fn card(outcome: &Outcome) -> Card {
         Verdict::GeneratorLimited { reasons } => {
             let sentence = "The load generator itself could not keep up, so these numbers say little about the target. \
                             Neither a pass nor a failure can be read from them.";
-            let advice = "Give the generator more cores or a machine of its own, spread it over several (--workers), or \
+            let advice = "Give the generator more cores or a machine of its own, spread it over several, or \
                           ask for less.";
             ("Can't tell: generator-limited", "?", "warn", sentence.to_owned(), reasons.clone(), advice)
         }
