@@ -197,7 +197,7 @@ section! {
         #[schemars(extend("default" = 200_000))]
         pub limit_keys: Option<At<Whole<1, 100_000_000>>>,
         /// Banned sources and networks, about 64 bytes each. Beyond it the ban that ends soonest is forgotten.
-        #[schemars(extend("default" = 1_000_000))]
+        #[schemars(extend("default" = 500_000))]
         pub bans: Option<At<Whole<1, 10_000_000>>>,
         /// Open client connections. Beyond it new ones are closed at once.
         #[schemars(extend("default" = 15_000))]
