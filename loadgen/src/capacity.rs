@@ -8,6 +8,7 @@
 //!
 //! - The rate that is found has held in [`CONFIRMATIONS`] trials of its own, after the search for it.
 //! - A rate above one that failed is never tried again.
+//! - One bad moment of the generator says nothing: it is the limit at a rate only when it was so twice in turn.
 //! - It ends: after [`MOST_TRIALS`] at the latest.
 //!
 //! # Not here
@@ -113,6 +114,8 @@ pub struct Search {
     fails: Option<f64>,
     /// The lowest that the generator couldn't send.
     limited: Option<f64>,
+    /// A rate that the generator couldn't send, and is to try once more.
+    again: Option<f64>,
     confirmed: u32,
     trials: Vec<Trial>,
 }
@@ -121,7 +124,7 @@ impl Search {
     /// A search that hasn't tried anything.
     pub fn new(bounds: Bounds) -> Self {
         let bounds = Bounds { first: bounds.first.clamp(LEAST, bounds.most.max(LEAST)), ..bounds };
-        Self { bounds, holds: None, fails: None, limited: None, confirmed: 0, trials: Vec::new() }
+        Self { bounds, holds: None, fails: None, limited: None, again: None, confirmed: 0, trials: Vec::new() }
     }
 
     /// What was tried so far.
@@ -133,6 +136,9 @@ impl Search {
     pub fn next(&self) -> Next {
         if self.trials.len() >= MOST_TRIALS {
             return Next::Done(Found::Unsteady { rate: self.holds.unwrap_or(0.0) });
+        }
+        if let Some(rate) = self.again {
+            return Next::Try(rate);
         }
         let ceiling = match (self.fails, self.limited) {
             (Some(fails), Some(limited)) => Some(fails.min(limited)),
@@ -161,6 +167,11 @@ impl Search {
     pub fn tried(&mut self, rate: f64, went: Went) {
         let confirms = self.holds == Some(rate);
         self.trials.push(Trial { rate, went, confirms });
+        let is_second = self.again.take() == Some(rate);
+        if went == Went::GeneratorLimited && !is_second {
+            self.again = Some(rate);
+            return;
+        }
         match went {
             Went::Held if confirms => self.confirmed += 1,
             Went::Held => {
@@ -252,6 +263,18 @@ mod tests {
     }
 
     #[test]
+    fn one_bad_moment_of_the_generator_does_not_limit_the_search() {
+        let mut bad = true;
+        let (found, _) = search(BOUNDS, |rate, _| match rate {
+            _ if rate <= 1_000.0 && rate > 300.0 && std::mem::take(&mut bad) => Went::GeneratorLimited,
+            _ if rate <= 1_000.0 => Went::Held,
+            _ => Went::Failed,
+        });
+
+        assert!(matches!(found, Found::Capacity { rate, .. } if rate > 950.0), "{found:?}");
+    }
+
+    #[test]
     fn the_bound_is_told_as_a_bound() {
         let (found, _) = search(Bounds { most: 700.0, ..BOUNDS }, up_to(1e9));
 
@@ -284,7 +307,7 @@ mod tests {
 
             prop_assert!(trials.len() <= MOST_TRIALS);
             for (n, trial) in trials.iter().enumerate() {
-                let failed = trials[..n].iter().filter(|before| before.went != Went::Held).map(|before| before.rate);
+                let failed = trials[..n].iter().filter(|before| before.went == Went::Failed).map(|before| before.rate);
                 let lowest = failed.min_by(f64::total_cmp).unwrap_or(f64::INFINITY);
                 prop_assert!(trial.rate <= lowest, "{trial:?} after a failure at {lowest}");
             }

@@ -22,7 +22,7 @@ pub struct Args {
     /// The log, recording or HAR file
     #[arg(value_name = "FILE")]
     path: PathBuf,
-    /// Where the scenario sends to: https://staging.example.com [default: where the requests went, if the file says so]
+    /// Where the scenario sends to, such as `https://staging.example.com` [default: where the requests went, if the file says so]
     #[arg(long, value_name = "URL")]
     target: Option<String>,
     /// Where the scenario is written; feeders' files go beside it [default: FILE with .yaml, in this folder]

@@ -27,7 +27,7 @@ pub struct Args {
     /// The recording, access log or HAR file
     #[arg(value_name = "FILE")]
     path: PathBuf,
-    /// Where it is sent: https://staging.example.com. Never taken from the file
+    /// Where it is sent, such as `https://staging.example.com`. Never taken from the file
     #[arg(long, value_name = "URL")]
     target: String,
     /// How fast, from 10% to 500%
