@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use rustls::{ClientConfig, ServerConfig, version};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,6 +18,10 @@ use crate::engine::Anything;
 
 /// How long it may take until both are proved.
 const PROVING: Duration = Duration::from_secs(10);
+
+/// How long what was sent may stay unacknowledged before the other side counts as gone (TCP_USER_TIMEOUT, RFC 5482). A worker
+/// tells something each second, so it stops sending soon after its coordinator's machine or the network is lost.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// What a wrong key looks like to people.
 const WRONG_KEY: &str = "the other side has another key";
@@ -30,6 +35,7 @@ pub async fn connect(address: &str, key: &Key) -> anyhow::Result<client::TlsStre
     let connected = async {
         let stream = TcpStream::connect(address).await.context("can't connect")?;
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
         // Who it is isn't in the certificate but in the proof.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -74,6 +80,7 @@ pub async fn accept(
 ) -> anyhow::Result<server::TlsStream<TcpStream>> {
     let accepted = async {
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
         let mut stream = acceptor.accept(stream).await.context("no TLS")?;
         let material = material(stream.get_ref().1)?;
         prove(&mut stream, &material, key, Side::Worker).await?;
